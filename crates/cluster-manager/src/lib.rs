@@ -1,0 +1,19 @@
+//! The cluster manager: a raft driver around the pure state machine of `quoin_cluster`.
+//!
+//! [`run`] is one member of it, three of which make a cluster manager that survives the loss of any one. The parts:
+//! [`config`] says what a member is told; `raft` owns raft-rs, the log on disk and the state machine, on a thread of its
+//! own; `live` and `view` join the state with what was heard lately, and `problems` puts it in words; `shell` is sockets
+//! and tasks.
+
+pub mod config;
+mod live;
+mod metrics;
+mod problems;
+mod raft;
+mod shared;
+mod shell;
+mod view;
+
+pub use config::{Config, Peer};
+pub use raft::{DriverError, StoreError};
+pub use shell::{RunError, run};

@@ -1,0 +1,135 @@
+//! What is wrong with the cluster, in words, the worst first.
+
+use crate::live::Presence;
+use crate::view::{View, awaited};
+use quoin_api::v1;
+use quoin_cluster::{Volume, VolumeStage};
+use quoin_types::{NodeId, quorum};
+use std::collections::BTreeSet;
+
+/// How bad a problem is. The order is that of the list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Rank {
+    /// Clients wait.
+    Stalled,
+    /// The next failure may make them wait.
+    Endangered,
+    /// Somebody should look.
+    Notable,
+}
+
+/// All problems.
+pub(crate) fn problems(view: &View<'_>, managers: &[v1::Manager]) -> Vec<String> {
+    let mut found: Vec<(Rank, String)> = Vec::new();
+    for volume in view.state.volumes().values().filter(|volume| !volume.deleting) {
+        found.extend(missing_replicas(view, volume));
+        found.extend(unavailable(view, volume));
+        found.extend(lossy(volume));
+        found.extend(creating(view, volume));
+    }
+    found.extend(nodes(view));
+    let silent = managers.iter().filter(|manager| !manager.reachable);
+    found.extend(silent.map(|manager| {
+        (Rank::Endangered, format!("manager {} ({}) does not answer", manager.id, manager.address))
+    }));
+    found.sort_by_key(|(rank, _)| *rank);
+    found.into_iter().map(|(_, text)| text).collect()
+}
+
+/// One line per volume, about the segment that has lost the most.
+fn missing_replicas(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
+    let message = view.volume(volume);
+    let is_lost = |replica: &&v1::Replica| {
+        matches!(replica.health(), v1::ReplicaHealth::Missing | v1::ReplicaHealth::Failed)
+    };
+    let lost_of = |segment: &v1::Segment| segment.replicas.iter().filter(is_lost).count();
+    let worst = message.segments.iter().max_by_key(|segment| lost_of(segment))?;
+    let (lost, of) = (lost_of(worst), worst.replicas.len());
+    if lost == 0 {
+        return None;
+    }
+    let lost_nodes: BTreeSet<NodeId> =
+        worst.replicas.iter().filter(is_lost).map(|replica| NodeId(replica.node)).collect();
+    let reasons = reasons(view, &lost_nodes);
+    let to_spare = of - quorum::majority(of);
+    let (rank, consequence) = match lost.checked_sub(to_spare + 1) {
+        None => (Rank::Endangered, "reads and writes go on".to_owned()),
+        Some(0) => (Rank::Stalled, "writes wait until one is back".to_owned()),
+        Some(more) => (Rank::Stalled, format!("writes wait until {} are back", more + 1)),
+    };
+    let (replicas, are) =
+        if of == 1 { ("replica", "is") } else { ("replicas", if lost == 1 { "is" } else { "are" }) };
+    let text = format!(
+        "volume {}: {lost} of {of} {replicas} {are} missing ({}): {consequence}",
+        volume.name, reasons
+    );
+    Some((rank, text))
+}
+
+/// Where replicas are lost: `node-2, node-3 unreachable`, or `on node-4` where the node is there and its replica is not.
+fn reasons(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> String {
+    let is_silent = |node: &&NodeId| view.live.node_presence(**node, view.now) == Presence::Unreachable;
+    let (silent, there): (Vec<&NodeId>, Vec<&NodeId>) = nodes.iter().partition(is_silent);
+    let names = |nodes: Vec<&NodeId>| -> String {
+        let names: Vec<String> = nodes.into_iter().map(|node| view.node_name(*node)).collect();
+        names.join(", ")
+    };
+    match (silent.is_empty(), there.is_empty()) {
+        (false, true) => format!("{} unreachable", names(silent)),
+        (true, _) => format!("on {}", names(there)),
+        (false, false) => format!("{} unreachable; on {}", names(silent), names(there)),
+    }
+}
+
+fn unavailable(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
+    let attachment = view.volume(volume).attachment?;
+    if attachment.available {
+        return None;
+    }
+    let detail = if attachment.detail.is_empty() { "no reason given" } else { &attachment.detail };
+    Some((Rank::Stalled, format!("volume {} is not available: {detail}", volume.name)))
+}
+
+fn lossy(volume: &Volume) -> Option<(Rank, String)> {
+    let attachment = volume.attachment.as_ref().filter(|attachment| attachment.lossy)?;
+    let text = format!(
+        "volume {}: writes that were never flushed may be missing since a loss of power before epoch {}",
+        volume.name, attachment.epoch
+    );
+    Some((Rank::Notable, text))
+}
+
+fn creating(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
+    let (count, nodes) = awaited(volume);
+    if count == 0 {
+        return None;
+    }
+    let names: Vec<String> = nodes.iter().map(|node| view.node_name(*node)).collect();
+    let rank = if volume.stage() == VolumeStage::Ready { Rank::Notable } else { Rank::Endangered };
+    Some((rank, format!("volume {}: {count} replicas do not exist yet on {}", volume.name, names.join(", "))))
+}
+
+fn nodes(view: &View<'_>) -> Vec<(Rank, String)> {
+    let mut found = Vec::new();
+    for node in view.state.nodes().values() {
+        let message = view.node(node);
+        match message.health() {
+            v1::NodeHealth::Unreachable => found.push((
+                Rank::Endangered,
+                format!("storage node {} ({}) {}", node.name, node.data_address, message.detail),
+            )),
+            v1::NodeHealth::Refused => {
+                found.push((
+                    Rank::Endangered,
+                    format!("storage node {} is refused: {}", node.name, message.detail),
+                ));
+            }
+            v1::NodeHealth::Online | v1::NodeHealth::Unspecified => {}
+        }
+    }
+    let strangers = view.live.refused_strangers(view.state);
+    found.extend(
+        strangers.map(|(name, why)| (Rank::Notable, format!("storage node {name} is refused: {why}"))),
+    );
+    found
+}

@@ -1,0 +1,13 @@
+//! The asynchronous shell: sockets, tasks and time. It decides nothing.
+
+mod admin;
+mod agent;
+mod cluster;
+mod duties;
+mod failure;
+mod route;
+mod run;
+mod transport;
+mod watch;
+
+pub use run::{RunError, run};

@@ -1,0 +1,217 @@
+//! The life of a member, from its configuration to its end.
+
+use super::agent::AgentService;
+use super::cluster::ClusterService;
+use super::route::Api;
+use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
+use super::{admin, duties};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::raft::{Driver, DriverError, Handle};
+use crate::shared::Shared;
+use quoin_api::v1::agent_server::AgentServer;
+use quoin_api::v1::cluster_server::ClusterServer;
+use quoin_api::v1::raft_server::RaftServer;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+/// How long calls under way may take once the member stops.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Why a member ended by itself, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration makes no sense.
+    #[error("the configuration: {0}")]
+    Config(String),
+    /// A port cannot be served.
+    #[error("listening on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// gRPC failed.
+    #[error("serving: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The raft log, or the state machine.
+    #[error(transparent)]
+    Raft(#[from] DriverError),
+    /// The raft thread panicked: raft-rs found its own rules broken.
+    #[error("the raft thread ended unexpectedly")]
+    RaftPanicked,
+    /// The system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Ends the raft thread when the member's future is dropped, as a crash would.
+struct KillOnDrop(Handle);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+/// Runs a member of the cluster manager until `shutdown` is cancelled; then hands over leadership, ends its streams and
+/// returns. Dropping the future ends the member as a crash would.
+///
+/// # Errors
+/// A port that cannot be served, a data directory that cannot be used, or a log that this version does not understand.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    check(&config)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| RunError::Listen { address: config.listen, error })?;
+    let ended = CancellationToken::new();
+    let _end_streams = ended.clone().drop_guard();
+    let (metrics, registry) = Metrics::new();
+    let shared = Arc::new(Shared::new(config.heartbeat_interval, metrics.clone()));
+    let others = || config.peers.iter().filter(|peer| peer.id != config.id);
+    let peers = Peers::new(others().map(|peer| peer.id), metrics);
+
+    let (raft, mut driver_ended) = start_driver(&config, &peers, &shared)?;
+    let _kill = KillOnDrop(raft.clone());
+    let mut channels = BTreeMap::new();
+    for peer in others() {
+        channels.insert(peer.id, channel(&peer.address)?);
+    }
+    let mut tasks = JoinSet::new();
+    for (peer, channel) in channels.clone() {
+        let link = PeerLink { this: config.id, peer, channel, shared: shared.clone(), raft: raft.clone() };
+        tasks.spawn(link.run(peers.clone()));
+    }
+    let api = Arc::new(Api {
+        id: config.id,
+        shared: shared.clone(),
+        raft: raft.clone(),
+        peers: channels,
+        addresses: config.peers.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
+        tick: config.tick,
+        ended: ended.clone(),
+    });
+    tasks.spawn(duties::run(api.clone()));
+    let admin = admin::serve(config.admin_listen, registry, shared.clone(), ended.clone());
+    let mut admin = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(admin));
+    let grpc = serve_grpc(listener, &config, &api);
+    tokio::pin!(grpc);
+
+    tracing::info!(id = config.id, listen = %config.listen, "the cluster manager runs");
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        result = &mut driver_ended => return driver_result(result),
+        result = &mut grpc => result?,
+        result = &mut admin => {
+            let error = match result {
+                Ok(Ok(())) => std::io::Error::other("ended unexpectedly"),
+                Ok(Err(error)) => error,
+                Err(error) => std::io::Error::other(error),
+            };
+            return Err(RunError::Listen { address: config.admin_listen, error });
+        }
+    }
+
+    // Leadership goes first: calls under way, forwarded or not, find the next leader by themselves. Messages must still
+    // flow for that, so the server runs on meanwhile.
+    raft.stop();
+    let result = tokio::select! {
+        result = &mut driver_ended => driver_result(result),
+        _ = &mut grpc => driver_result(driver_ended.await),
+    };
+    ended.cancel();
+    let _ = tokio::time::timeout(DRAIN_MAX, grpc).await;
+    let _ = tokio::time::timeout(DRAIN_MAX, admin).await;
+    tracing::info!(id = config.id, "the cluster manager has stopped");
+    result
+}
+
+fn check(config: &Config) -> Result<(), RunError> {
+    let mut ids: Vec<u64> = config.peers.iter().map(|peer| peer.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.len() != config.peers.len() || ids.contains(&0) {
+        return Err(RunError::Config("the peers' ids must differ, and none may be 0".to_owned()));
+    }
+    if !ids.contains(&config.id) {
+        return Err(RunError::Config(format!("the peers do not name this member, {}", config.id)));
+    }
+    if config.tick.is_zero() || config.heartbeat_interval.is_zero() {
+        return Err(RunError::Config("the tick and the heartbeat interval must not be zero".to_owned()));
+    }
+    Ok(())
+}
+
+type DriverEnded = oneshot::Receiver<Result<(), DriverError>>;
+
+/// Opens the log and starts the raft thread.
+fn start_driver(
+    config: &Config,
+    peers: &Peers,
+    shared: &Arc<Shared>,
+) -> Result<(Handle, DriverEnded), RunError> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(RunError::Random)?;
+    let voters: Vec<u64> = config.peers.iter().map(|peer| peer.id).collect();
+    let outbox = {
+        let peers = peers.clone();
+        Box::new(move |message| peers.send(message))
+    };
+    let (driver, handle) = Driver::open(
+        config.id,
+        &config.data_dir,
+        &voters,
+        config.tick,
+        u64::from_le_bytes(seed),
+        outbox,
+        shared.clone(),
+    )?;
+    let (ended, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("raft-{}", config.id))
+        .spawn(move || {
+            let result = driver.run();
+            let _ = ended.send(result);
+        })
+        .map_err(|error| RunError::Listen { address: config.listen, error })?;
+    Ok((handle, receiver))
+}
+
+fn driver_result(result: Result<Result<(), DriverError>, oneshot::error::RecvError>) -> Result<(), RunError> {
+    match result {
+        Ok(result) => result.map_err(RunError::from),
+        Err(_) => Err(RunError::RaftPanicked),
+    }
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    config: &Config,
+    api: &Arc<Api>,
+) -> Result<(), tonic::transport::Error> {
+    let raft = RaftService {
+        this: config.id,
+        members: config.peers.iter().map(|peer| peer.id).collect(),
+        shared: api.shared.clone(),
+        raft: api.raft.clone(),
+        ended: api.ended.clone(),
+    };
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(2)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+        .add_service(ClusterServer::new(ClusterService(api.clone())))
+        .add_service(AgentServer::new(AgentService(api.clone())))
+        .add_service(RaftServer::new(raft).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), api.ended.clone().cancelled_owned())
+        .await
+}

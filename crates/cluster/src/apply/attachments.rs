@@ -1,0 +1,63 @@
+//! Who may write. Epochs only rise, and each belongs to one attachment (rules A, W4).
+
+use crate::command::{Outcome, Previous};
+use crate::refusal::Refusal;
+use crate::rules;
+use crate::state::State;
+use crate::volume::{Attachment, VolumeStage};
+use quoin_types::{Epoch, GatewayId, InstanceId, VolumeId};
+
+pub(super) fn attach(
+    state: &mut State,
+    name: &str,
+    gateway: &GatewayId,
+    instance: InstanceId,
+    expected_epoch: Epoch,
+) -> Result<Outcome, Refusal> {
+    rules::check_member_name(&gateway.0, "a gateway")?;
+    let volume = state.volume_named(name).ok_or_else(|| Refusal::VolumeUnknown(name.to_owned()))?;
+    if volume.stage() != VolumeStage::Ready {
+        return Err(Refusal::VolumeNotReady(name.to_owned()));
+    }
+    if volume.epoch != expected_epoch {
+        return Err(Refusal::AttachedMeanwhile(name.to_owned()));
+    }
+    let id = volume.id;
+    let epoch = volume.epoch.next();
+    let previous =
+        volume.attachment.as_ref().map(|old| Previous { epoch: old.epoch, instance: old.instance });
+    state.change_volume(id, |volume| {
+        volume.epoch = epoch;
+        volume.attachment = Some(Attachment { gateway: gateway.clone(), instance, epoch, lossy: false });
+    });
+    Ok(Outcome::Attached { volume: id, epoch, previous })
+}
+
+/// Idempotent: an attachment that has ended, by whatever, is left as it is.
+pub(super) fn detach(
+    state: &mut State,
+    name: &str,
+    gateway: &GatewayId,
+    epoch: Epoch,
+) -> Result<Outcome, Refusal> {
+    let Some(volume) = state.volume_named(name) else { return Ok(Outcome::Done) };
+    let current = volume.attachment.as_ref().is_some_and(|at| at.epoch == epoch && at.gateway == *gateway);
+    if current {
+        let id = volume.id;
+        state.change_volume(id, |volume| volume.attachment = None);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Idempotent; an attachment that has ended is not marked.
+pub(super) fn mark_lossy(state: &mut State, id: VolumeId, epoch: Epoch) -> Result<Outcome, Refusal> {
+    let attachment = state.volumes.get(&id).and_then(|volume| volume.attachment.as_ref());
+    if attachment.is_some_and(|at| at.epoch == epoch && !at.lossy) {
+        state.change_volume(id, |volume| {
+            if let Some(attachment) = &mut volume.attachment {
+                attachment.lossy = true;
+            }
+        });
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,78 @@
+//! The one way in which the state changes. One file per group of verbs; each checks everything first and then changes, so
+//! that a refused command leaves no trace.
+
+mod attachments;
+mod nodes;
+mod replicas;
+mod volumes;
+
+pub use nodes::check_unformatted_disk;
+
+use crate::command::{Command, Outcome, Proposal};
+use crate::refusal::Refusal;
+use crate::state::State;
+use quoin_types::ClusterId;
+use std::collections::BTreeMap;
+
+/// Carries out an entry of the log: once, however often its request was proposed.
+pub fn apply_proposal(state: &mut State, proposal: &Proposal) -> Result<Outcome, Refusal> {
+    if let Some(outcome) = state.answered.get(proposal.request) {
+        return Ok(outcome);
+    }
+    let outcome = apply(state, &proposal.command)?;
+    state.answered.insert(proposal.request, outcome);
+    Ok(outcome)
+}
+
+/// Carries out a command. On a refusal the state is as it was.
+pub fn apply(state: &mut State, command: &Command) -> Result<Outcome, Refusal> {
+    // The revision is that of the change being made; a refused command gives it back.
+    state.revision += 1;
+    let result = dispatch(state, command);
+    if result.is_err() {
+        state.revision -= 1;
+    }
+    result
+}
+
+fn dispatch(state: &mut State, command: &Command) -> Result<Outcome, Refusal> {
+    match command {
+        Command::InitCluster { cluster_id, managers } => init_cluster(state, *cluster_id, managers),
+        Command::RegisterNode(node) => nodes::register(state, node),
+        Command::ReportReplicas { node, disk, created, dropped } => {
+            replicas::report(state, *node, *disk, created, dropped)
+        }
+        Command::CreateVolume { name, size_bytes, segment_bytes, replicas, durability, candidates } => {
+            let wanted = volumes::Wanted {
+                name,
+                size_bytes: *size_bytes,
+                segment_bytes: *segment_bytes,
+                replicas: *replicas,
+                durability: *durability,
+            };
+            volumes::create(state, &wanted, candidates)
+        }
+        Command::DeleteVolume { name, expected_epoch } => volumes::delete(state, name, *expected_epoch),
+        Command::ResizeVolume { name, size_bytes, candidates } => {
+            volumes::resize(state, name, *size_bytes, candidates)
+        }
+        Command::Attach { volume, gateway, instance, expected_epoch } => {
+            attachments::attach(state, volume, gateway, *instance, *expected_epoch)
+        }
+        Command::Detach { volume, gateway, epoch } => attachments::detach(state, volume, gateway, *epoch),
+        Command::MarkLossy { volume, epoch } => attachments::mark_lossy(state, *volume, *epoch),
+    }
+}
+
+fn init_cluster(
+    state: &mut State,
+    cluster_id: ClusterId,
+    managers: &BTreeMap<u64, String>,
+) -> Result<Outcome, Refusal> {
+    if let Some(known) = state.cluster_id {
+        return Err(Refusal::ClusterExists(known));
+    }
+    state.cluster_id = Some(cluster_id);
+    state.managers = managers.clone();
+    Ok(Outcome::Done)
+}

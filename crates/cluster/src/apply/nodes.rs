@@ -1,0 +1,134 @@
+//! Storage nodes: who they are and which disk they have.
+
+use crate::command::{Outcome, RegisterNode};
+use crate::refusal::Refusal;
+use crate::rules;
+use crate::state::{Node, State};
+use crate::volume::ReplicaState;
+use quoin_types::{DiskId, NodeId, VolumeId};
+use std::collections::BTreeSet;
+
+/// Whether a node of this name may come with a disk that is not formatted yet: not while its known disk holds replicas
+/// (rule C2). Asked before the disk is formatted; the registration that follows decides.
+pub fn check_unformatted_disk(state: &State, name: &str) -> Result<(), Refusal> {
+    rules::check_member_name(name, "a node")?;
+    match state.node_named(name) {
+        Some(node) => check_old_disk_is_free(state, node, "that is not formatted"),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn register(state: &mut State, asked: &RegisterNode) -> Result<Outcome, Refusal> {
+    check_asked(state, asked)?;
+    let known = state.node_named(&asked.name).cloned();
+    check_disk(state, asked, known.as_ref())?;
+    let id = match &known {
+        Some(node) => node.id,
+        None => state.next_node(),
+    };
+    if let Some(node) = &known
+        && node.disk != asked.disk
+    {
+        retire_disk(state, node);
+    }
+    state.nodes.insert(id, node_of(id, asked));
+    let moved =
+        known.is_none_or(|known| known.data_address != asked.data_address || known.name != asked.name);
+    if moved {
+        state.node_moved(id);
+    }
+    Ok(Outcome::Node(id))
+}
+
+fn check_asked(state: &State, asked: &RegisterNode) -> Result<(), Refusal> {
+    let this = state.cluster_id.ok_or(Refusal::ClusterNotInitialised)?;
+    if asked.cluster_id != this {
+        return Err(Refusal::OtherCluster { disk_of: asked.cluster_id, this });
+    }
+    rules::check_member_name(&asked.name, "a node")?;
+    rules::check_text(&asked.data_address, "data address")?;
+    rules::check_text(&asked.admin_address, "admin address")?;
+    rules::check_text(&asked.zone, "zone")?;
+    rules::check_text(&asked.version, "version")
+}
+
+/// Rule C2: the disk must be the node's own, at a start that is not known yet, or a new one where nothing is lost by it.
+fn check_disk(state: &State, asked: &RegisterNode, known: Option<&Node>) -> Result<(), Refusal> {
+    if state.retired_disks.contains_key(&asked.disk) {
+        return Err(Refusal::DiskRetired(asked.disk));
+    }
+    if let Some(owner) = state.node_of_disk(asked.disk)
+        && owner.name != asked.name
+    {
+        let (owner, name) = (owner.name.clone(), asked.name.clone());
+        return Err(Refusal::DiskOfOtherNode { disk: asked.disk, owner, name });
+    }
+    match known {
+        Some(node) if node.disk == asked.disk => check_start(asked, node),
+        Some(node) => check_old_disk_is_free(state, node, &asked.disk.to_string()),
+        None => Ok(()),
+    }
+}
+
+fn check_start(asked: &RegisterNode, node: &Node) -> Result<(), Refusal> {
+    let again =
+        asked.start_count == node.start_count && asked.instance.is_some() && asked.instance == node.instance;
+    if asked.start_count > node.start_count || again {
+        return Ok(());
+    }
+    Err(Refusal::StartCountNotAbove {
+        name: node.name.clone(),
+        disk: node.disk,
+        start_count: asked.start_count,
+        known: node.start_count,
+    })
+}
+
+/// Replicas that are to be dropped anyway do not count: they are gone with the disk.
+fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<(), Refusal> {
+    let kept = state
+        .replicas_on(node.id)
+        .filter(|(.., replica)| replica.disk == node.disk && replica.state != ReplicaState::Dropping)
+        .count();
+    if kept == 0 {
+        return Ok(());
+    }
+    Err(Refusal::DiskReplaced {
+        name: node.name.clone(),
+        disk: new_disk.to_owned(),
+        known: node.disk,
+        replicas: kept,
+    })
+}
+
+/// The old disk is known to be gone: what it was to drop is dropped, and it never comes back under its id.
+fn retire_disk(state: &mut State, node: &Node) {
+    state.retired_disks.insert(node.disk, node.id);
+    for volume in volumes_on(state, node.id, node.disk) {
+        state.change_volume(volume, |volume| {
+            for segment in &mut volume.segments {
+                segment.replicas.retain(|replica| replica.disk != node.disk);
+            }
+        });
+    }
+}
+
+fn volumes_on(state: &State, node: NodeId, disk: DiskId) -> BTreeSet<VolumeId> {
+    let here = state.replicas_on(node).filter(|(.., replica)| replica.disk == disk);
+    here.map(|(volume, ..)| volume.id).collect()
+}
+
+fn node_of(id: NodeId, asked: &RegisterNode) -> Node {
+    Node {
+        id,
+        name: asked.name.clone(),
+        disk: asked.disk,
+        start_count: asked.start_count,
+        instance: asked.instance,
+        data_address: asked.data_address.clone(),
+        admin_address: asked.admin_address.clone(),
+        zone: asked.zone.clone(),
+        capacity_bytes: asked.capacity_bytes,
+        version: asked.version.clone(),
+    }
+}

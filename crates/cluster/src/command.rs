@@ -1,0 +1,164 @@
+//! What can be asked of the state machine, and what comes of it.
+
+use quoin_types::{ClusterId, DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, VolumeId};
+use std::collections::BTreeMap;
+
+/// The random id of one request: proposed twice, it is carried out once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RequestId(pub [u8; 16]);
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Proposal {
+    /// The request it carries out.
+    pub request: RequestId,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// A node that may be given replicas. The leader that proposes knows which nodes are alive and what they hold; the state
+/// machine does not, so it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeId,
+    /// The space it has left.
+    pub free_bytes: u64,
+}
+
+/// A change of the state.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Command {
+    /// Gives the cluster its identity, once.
+    InitCluster {
+        /// A random id.
+        cluster_id: ClusterId,
+        /// The first members: raft id and address.
+        managers: BTreeMap<u64, String>,
+    },
+    /// A storage node has started.
+    RegisterNode(RegisterNode),
+    /// A storage node has created or dropped replicas, durably.
+    ReportReplicas {
+        /// The node that says so.
+        node: NodeId,
+        /// Its disk; replicas that were placed on another are not touched.
+        disk: DiskId,
+        /// Replicas that exist now.
+        created: Vec<ReplicaId>,
+        /// Replicas that exist no more.
+        dropped: Vec<ReplicaId>,
+    },
+    /// A new volume, placed on the candidates.
+    CreateVolume {
+        /// Unique among living volumes.
+        name: String,
+        /// A multiple of 4096.
+        size_bytes: u64,
+        /// A multiple of 65536.
+        segment_bytes: u64,
+        /// Copies of each segment.
+        replicas: u32,
+        /// When a write is acknowledged.
+        durability: Durability,
+        /// Where replicas may go.
+        candidates: Vec<Candidate>,
+    },
+    /// Turns a volume into a tombstone; its name is free at once.
+    DeleteVolume {
+        /// The volume.
+        name: String,
+        /// Refused unless this is still the last epoch: the proposer judged that attachment's clients, no later one's.
+        expected_epoch: Option<Epoch>,
+    },
+    /// Grows a volume.
+    ResizeVolume {
+        /// The volume.
+        name: String,
+        /// The new size.
+        size_bytes: u64,
+        /// Where the new segments' replicas may go.
+        candidates: Vec<Candidate>,
+    },
+    /// Gives a volume to a gateway under a new epoch, taking it from whoever had it.
+    Attach {
+        /// The volume, by name.
+        volume: String,
+        /// The gateway.
+        gateway: GatewayId,
+        /// Its process.
+        instance: InstanceId,
+        /// Refused unless this is still the last epoch (see [`Command::DeleteVolume`]).
+        expected_epoch: Epoch,
+    },
+    /// Ends an attachment if it is still the one named.
+    Detach {
+        /// The volume, by name.
+        volume: String,
+        /// The gateway that gives it back.
+        gateway: GatewayId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Records that an attachment began without proof that every accepted write was there (rule A2).
+    MarkLossy {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment.
+        epoch: Epoch,
+    },
+}
+
+/// Who a storage node says it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RegisterNode {
+    /// The cluster its disk belongs to.
+    pub cluster_id: ClusterId,
+    /// Given by its operator.
+    pub name: String,
+    /// Its disk.
+    pub disk: DiskId,
+    /// How often that disk has been started, this start included.
+    pub start_count: u64,
+    /// This process, if it says so.
+    pub instance: Option<InstanceId>,
+    /// `host:port` of the data plane.
+    pub data_address: String,
+    /// `host:port` of health and metrics.
+    pub admin_address: String,
+    /// The failure domain.
+    pub zone: String,
+    /// The disk's size.
+    pub capacity_bytes: u64,
+    /// The software's version.
+    pub version: String,
+}
+
+/// The attachment that a new one replaced: a lease that a proof may void (rule R2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Previous {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Its process.
+    pub instance: InstanceId,
+}
+
+/// What came of a command that was carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing to tell.
+    Done,
+    /// The node is registered under this id.
+    Node(NodeId),
+    /// The volume that was created, grown or deleted.
+    Volume(VolumeId),
+    /// The volume is attached.
+    Attached {
+        /// The volume.
+        volume: VolumeId,
+        /// Its new epoch.
+        epoch: Epoch,
+        /// The attachment that ended by it.
+        previous: Option<Previous>,
+    },
+}

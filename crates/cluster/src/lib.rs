@@ -1,0 +1,23 @@
+//! The control plane as a pure state machine: who exists, where copies live, who may write.
+//!
+//! [`State`] is everything the cluster manager knows for good. [`apply`] changes it by one [`Command`], and is the only
+//! thing that does: the same commands in the same order give the same state on every member. This crate owns no clock, no
+//! random source and no socket; whatever a decision needs from outside (which nodes are alive, how much space is free,
+//! fresh ids) travels in the command. What is only true for a moment (heartbeats, health) is not here at all.
+
+pub mod apply;
+pub mod codec;
+pub mod command;
+mod index;
+pub mod planner;
+pub mod refusal;
+pub mod requests;
+pub mod rules;
+pub mod state;
+pub mod volume;
+
+pub use apply::{apply, apply_proposal};
+pub use command::{Candidate, Command, Outcome, Previous, Proposal, RequestId};
+pub use refusal::{Refusal, RefusalKind};
+pub use state::{Node, State};
+pub use volume::{Attachment, Replica, ReplicaState, Segment, Volume, VolumeStage};

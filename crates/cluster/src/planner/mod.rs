@@ -1,0 +1,3 @@
+//! Where copies go. Plans are functions of what they are told, and nothing else.
+
+pub mod placement;

@@ -1,0 +1,164 @@
+//! The rules one by one, as stories.
+
+mod support;
+
+use quoin_cluster::command::RegisterNode;
+use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
+use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
+use support::{candidates, initialised, node};
+
+fn create(state: &mut State, name: &str, replicas: u32) {
+    let command = Command::CreateVolume {
+        name: name.to_owned(),
+        size_bytes: 100 * 4096,
+        segment_bytes: 65536,
+        replicas,
+        durability: Durability::Flush,
+        candidates: candidates(1..=3),
+    };
+    apply(state, &command).unwrap();
+}
+
+/// Every node reports everything it was told to.
+fn settle(state: &mut State) {
+    for number in 1..=3_u8 {
+        let node = NodeId(number.into());
+        let disk = DiskId([number; 16]);
+        let here = |wanted| {
+            let replicas = state.replicas_on(node).filter(|(.., replica)| replica.state == wanted);
+            replicas.map(|(.., replica)| replica.id).collect::<Vec<ReplicaId>>()
+        };
+        let (created, dropped) = (here(ReplicaState::Creating), here(ReplicaState::Dropping));
+        apply(state, &Command::ReportReplicas { node, disk, created, dropped }).unwrap();
+    }
+}
+
+fn attach(state: &mut State, gateway: &str, expected: u64) -> Result<Outcome, Refusal> {
+    let gateway = GatewayId(gateway.to_owned());
+    let instance = InstanceId([1; 16]);
+    apply(
+        state,
+        &Command::Attach { volume: "v".to_owned(), gateway, instance, expected_epoch: Epoch(expected) },
+    )
+}
+
+#[test]
+fn a_volume_is_attached_once_it_exists_everywhere() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    assert_eq!(state.volume_named("v").unwrap().segments.len(), 7);
+    assert!(matches!(attach(&mut state, "a", 0), Err(Refusal::VolumeNotReady(_))));
+    settle(&mut state);
+    assert!(matches!(
+        attach(&mut state, "a", 0),
+        Ok(Outcome::Attached { epoch: Epoch(1), previous: None, .. })
+    ));
+    // Whoever looked before that must look again.
+    assert!(matches!(attach(&mut state, "b", 0), Err(Refusal::AttachedMeanwhile(_))));
+    let Ok(Outcome::Attached { epoch, previous, .. }) = attach(&mut state, "b", 1) else { panic!() };
+    assert_eq!((epoch, previous.unwrap().epoch), (Epoch(2), Epoch(1)));
+    // A late detach of the one replaced changes nothing; the epoch stays after one that counts.
+    let detach = |gateway: &str, epoch| Command::Detach {
+        volume: "v".to_owned(),
+        gateway: GatewayId(gateway.to_owned()),
+        epoch: Epoch(epoch),
+    };
+    apply(&mut state, &detach("a", 1)).unwrap();
+    assert!(state.volume_named("v").unwrap().attachment.is_some());
+    apply(&mut state, &detach("b", 2)).unwrap();
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!((volume.attachment.is_none(), volume.epoch), (true, Epoch(2)));
+}
+
+#[test]
+fn a_volume_grows_when_its_new_segments_exist() {
+    let mut state = initialised();
+    create(&mut state, "v", 2);
+    settle(&mut state);
+    let resize = |size_bytes| Command::ResizeVolume {
+        name: "v".to_owned(),
+        size_bytes,
+        candidates: candidates(1..=3),
+    };
+    // Within the last segment at once; beyond it when the replicas are there.
+    apply(&mut state, &resize(101 * 4096)).unwrap();
+    assert_eq!(state.volume_named("v").unwrap().size_bytes, 101 * 4096);
+    apply(&mut state, &resize(200 * 4096)).unwrap();
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!((volume.size_bytes, volume.stage()), (101 * 4096, VolumeStage::Ready));
+    assert_eq!((volume.served_segments().len(), volume.segments.len()), (7, 13));
+    settle(&mut state);
+    assert_eq!(state.volume_named("v").unwrap().size_bytes, 200 * 4096);
+    assert!(matches!(apply(&mut state, &resize(4096)), Err(Refusal::Shrinking { .. })));
+}
+
+#[test]
+fn a_deleted_volume_frees_its_name_and_keeps_its_tombstone() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    let first = state.volume_named("v").unwrap().id;
+    apply(&mut state, &Command::DeleteVolume { name: "v".to_owned(), expected_epoch: None }).unwrap();
+    create(&mut state, "v", 3);
+    let second = state.volume_named("v").unwrap().id;
+    assert!(second > first && state.volumes().contains_key(&first));
+    settle(&mut state);
+    assert!(!state.volumes().contains_key(&first));
+    assert_eq!(state.volume_named("v").unwrap().stage(), VolumeStage::Ready);
+}
+
+#[test]
+fn a_wiped_disk_answers_for_nothing() {
+    let mut state = initialised();
+    let register = |state: &mut State, node: RegisterNode| apply(state, &Command::RegisterNode(node));
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    assert!(matches!(register(&mut state, node(1, 7, 1)), Err(Refusal::DiskReplaced { replicas: 7, .. })));
+    // What only waits to be dropped goes with the disk.
+    apply(&mut state, &Command::DeleteVolume { name: "v".to_owned(), expected_epoch: None }).unwrap();
+    assert_eq!(register(&mut state, node(1, 7, 1)), Ok(Outcome::Node(NodeId(1))));
+    assert_eq!(state.replica_count_on(NodeId(1)), 0);
+    assert!(matches!(register(&mut state, node(1, 1, 9)), Err(Refusal::DiskRetired(_))));
+    assert!(matches!(register(&mut state, node(4, 7, 9)), Err(Refusal::DiskOfOtherNode { .. })));
+}
+
+#[test]
+fn a_start_that_is_known_is_refused_unless_the_same_process_repeats_it() {
+    let mut state = initialised();
+    let register = |state: &mut State, node: RegisterNode| apply(state, &Command::RegisterNode(node));
+    let mine = RegisterNode { instance: Some(InstanceId([1; 16])), ..node(1, 1, 2) };
+    register(&mut state, mine.clone()).unwrap();
+    register(&mut state, mine.clone()).unwrap();
+    let clone = RegisterNode { instance: Some(InstanceId([2; 16])), ..mine };
+    assert!(matches!(register(&mut state, clone), Err(Refusal::StartCountNotAbove { .. })));
+    assert!(matches!(register(&mut state, node(1, 1, 2)), Err(Refusal::StartCountNotAbove { .. })));
+    assert!(matches!(register(&mut state, node(1, 1, 1)), Err(Refusal::StartCountNotAbove { .. })));
+    register(&mut state, node(1, 1, 3)).unwrap();
+    let other = RegisterNode { cluster_id: quoin_types::ClusterId([1; 16]), ..node(1, 1, 4) };
+    assert!(matches!(register(&mut state, other), Err(Refusal::OtherCluster { .. })));
+}
+
+#[test]
+fn watchers_are_told_by_the_revision() {
+    let mut state = initialised();
+    create(&mut state, "v", 1);
+    settle(&mut state);
+    let holder = state.volume_named("v").unwrap().segments[0].replicas[0].node;
+    let before = state.node_revision(holder);
+    apply(&mut state, &Command::RegisterNode(node(3, 3, 2))).unwrap();
+    assert_eq!(state.node_revision(holder), before);
+    attach(&mut state, "gw", 0).unwrap();
+    let gateway = GatewayId("gw".to_owned());
+    let attached = state.gateway_revision(&gateway);
+    assert_eq!(attached, state.revision());
+    // A node that moves is news to the gateways that use it.
+    let number = u8::try_from(holder.0).unwrap();
+    apply(&mut state, &Command::RegisterNode(node(number, number, 5))).unwrap();
+    assert_eq!(state.gateway_revision(&gateway), state.revision());
+    apply(&mut state, &Command::DeleteVolume { name: "v".to_owned(), expected_epoch: None }).unwrap();
+    assert_eq!(state.volumes_attached_to(&gateway).count(), 0);
+    assert!(
+        state.gateway_revision(&gateway) == state.revision()
+            && state.node_revision(holder) == state.revision()
+    );
+}

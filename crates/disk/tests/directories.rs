@@ -1,0 +1,159 @@
+//! The same promises, kept by every kind of directory.
+
+use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation, OsDir};
+use std::io::{ErrorKind, IoSlice};
+use std::sync::Arc;
+
+fn on_each(test: impl Fn(Arc<dyn Dir>)) {
+    let temporary = tempfile::tempdir().unwrap();
+    test(Arc::new(OsDir::open(temporary.path()).unwrap()));
+    test(Arc::new(MemDir::new()));
+    test(Arc::new(FaultyDir::new(Arc::new(MemDir::new()))));
+}
+
+#[test]
+fn files_hold_what_was_written() {
+    on_each(|dir| {
+        assert_eq!(dir.open("a", OpenMode::Existing).err().unwrap().kind(), ErrorKind::NotFound);
+        let file = dir.open("a", OpenMode::CreateNew).unwrap();
+        assert_eq!(dir.open("a", OpenMode::CreateNew).err().unwrap().kind(), ErrorKind::AlreadyExists);
+        file.write_at(&[7; 10_000], 5000).unwrap();
+        assert_eq!(file.len().unwrap(), 15_000);
+        let mut buffer = [1; 100];
+        file.read_at(&mut buffer, 4950).unwrap();
+        assert_eq!((&buffer[..50], &buffer[50..]), (&[0; 50][..], &[7; 50][..]));
+        assert_eq!(file.read_at(&mut buffer, 14_950).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        file.sync().unwrap();
+        assert!(file.read_cached_at(&mut buffer, 5000).is_ok());
+        file.drop_cached(0, 15_000).unwrap();
+        file.allocate(15_000, 85_000).unwrap();
+        assert_eq!(file.len().unwrap(), 100_000);
+        file.punch(4096, 8192).unwrap();
+        file.read_at(&mut buffer, 12_238).unwrap();
+        assert_eq!((&buffer[..50], &buffer[50..]), (&[0; 50][..], &[7; 50][..]));
+        file.set_len(10).unwrap();
+        assert_eq!(file.len().unwrap(), 10);
+        dir.rename("a", "b").unwrap();
+        dir.sync().unwrap();
+        assert_eq!(dir.list().unwrap(), ["b"]);
+        dir.remove("b").unwrap();
+        assert!(dir.list().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn vectored_writes_take_any_number_of_slices() {
+    on_each(|dir| {
+        let file = dir.open("a", OpenMode::OpenOrCreate).unwrap();
+        let bytes: Vec<u8> = (0..30_000u32).map(|i| (i % 251) as u8).collect();
+        let slices: Vec<IoSlice<'_>> = bytes.chunks(7).map(IoSlice::new).collect();
+        assert!(slices.len() > 4096);
+        file.write_vectored_at(&slices, 13).unwrap();
+        let mut back = vec![0; bytes.len()];
+        file.read_at(&mut back, 13).unwrap();
+        assert!(back == bytes);
+    });
+}
+
+#[test]
+fn maps_grow_and_keep_their_content() {
+    on_each(|dir| {
+        let map = dir.open_map("m").unwrap();
+        assert!(map.is_empty());
+        map.flush().unwrap();
+        map.grow(8192).unwrap();
+        map.allocate(0, 8192).unwrap();
+        map.store(100, b"hello");
+        map.grow(1 << 20).unwrap();
+        assert_eq!(map.len(), 1 << 20);
+        let mut buffer = [0; 5];
+        map.load(100, &mut buffer);
+        assert_eq!(&buffer, b"hello");
+        map.load((1 << 20) - 5, &mut buffer);
+        assert_eq!(&buffer, &[0; 5]);
+        map.flush().unwrap();
+        drop(map);
+        let again = dir.open_map("m").unwrap();
+        again.load(100, &mut buffer);
+        assert_eq!((&buffer, again.len()), (b"hello", 1 << 20));
+    });
+}
+
+#[test]
+#[should_panic(expected = "past the end of a map")]
+fn a_map_is_not_read_past_its_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let map = OsDir::open(temporary.path()).unwrap().open_map("m").unwrap();
+    map.grow(4096).unwrap();
+    map.load(4090, &mut [0; 7]);
+}
+
+#[test]
+fn a_directory_has_one_owner() {
+    let temporary = tempfile::tempdir().unwrap();
+    let first = OsDir::open(temporary.path()).unwrap();
+    let second = OsDir::open(temporary.path()).unwrap();
+    let lock = first.lock().unwrap();
+    assert_eq!(second.lock().err().unwrap().kind(), ErrorKind::WouldBlock);
+    drop(lock);
+    drop(second.lock().unwrap());
+    let memory = MemDir::new();
+    let lock = memory.lock().unwrap();
+    assert_eq!(memory.lock().err().unwrap().kind(), ErrorKind::WouldBlock);
+    drop(lock);
+    assert!(memory.lock().is_ok());
+}
+
+#[test]
+fn power_loss_keeps_what_was_synced_and_may_tear_the_rest() {
+    let dir = MemDir::new();
+    let file = dir.open("a", OpenMode::CreateNew).unwrap();
+    dir.sync().unwrap();
+    file.write_at(&[1; 4096], 0).unwrap();
+    file.sync().unwrap();
+    file.write_at(&[2; 4096], 0).unwrap();
+    dir.open("b", OpenMode::CreateNew).unwrap();
+    let (mut old, mut new, mut torn, mut named) = (0, 0, 0, 0);
+    for seed in 0..200 {
+        let after = dir.crash(seed);
+        let mut content = [0; 4096];
+        after.open("a", OpenMode::Existing).unwrap().read_at(&mut content, 0).unwrap();
+        assert!(content.chunks(512).all(|sector| sector == [1; 512] || sector == [2; 512]));
+        match content {
+            _ if content == [1; 4096] => old += 1,
+            _ if content == [2; 4096] => new += 1,
+            _ => torn += 1,
+        }
+        named += usize::from(after.list().unwrap().len() == 2);
+    }
+    assert!(old > 10 && new > 10 && torn > 10 && named > 10 && named < 190, "{old} {new} {torn} {named}");
+    let mut content = [0; 4096];
+    let survived = dir.process_crash();
+    survived.open("a", OpenMode::Existing).unwrap().read_at(&mut content, 0).unwrap();
+    assert_eq!(content, [2; 4096]);
+}
+
+#[test]
+fn faults_happen_where_they_were_asked_for() {
+    let dir = FaultyDir::new(Arc::new(MemDir::new()));
+    let file = dir.open("data", OpenMode::CreateNew).unwrap();
+    let fault =
+        |operation, after, effect| Fault { operation, name_prefix: "da".into(), after, times: 1, effect };
+    dir.inject(fault(Operation::Write, 1, Effect::Half));
+    file.write_at(&[1; 8], 0).unwrap();
+    assert!(file.write_at(&[2; 8], 0).is_err());
+    let mut buffer = [0; 8];
+    file.read_at(&mut buffer, 0).unwrap();
+    assert_eq!(buffer, [2, 2, 2, 2, 1, 1, 1, 1]);
+    dir.inject(fault(Operation::Read, 0, Effect::FlipBit(3)));
+    file.read_at(&mut buffer, 0).unwrap();
+    assert_eq!(buffer[0], 2 ^ 8);
+    dir.inject(fault(Operation::Sync, 0, Effect::InputOutput));
+    assert!(file.sync().is_err());
+    file.sync().unwrap();
+    dir.inject(fault(Operation::Allocate, 0, Effect::NoSpace));
+    assert_eq!(file.allocate(0, 1).unwrap_err().kind(), ErrorKind::StorageFull);
+    dir.inject(fault(Operation::Write, 0, Effect::InputOutput));
+    dir.heal();
+    file.write_at(&[1; 8], 0).unwrap();
+}

@@ -1,0 +1,145 @@
+//! The sessions with storage nodes, as the segments see them.
+
+use super::Output;
+use foldhash::HashMap;
+use quoin_replication::writer::{Credit, Links};
+use quoin_types::{Moment, NodeId};
+use quoin_wire::Message;
+use std::time::Duration;
+
+/// A node that says nothing for so long, though it is asked for leases all the time, is cut loose.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Default)]
+struct Link {
+    address: String,
+    up: bool,
+    local: bool,
+    /// W5: credit of the present session.
+    granted: u64,
+    spent: u64,
+    full: bool,
+    heard_at: Moment,
+    cut: Option<&'static str>,
+}
+
+/// All links, and what is queued on them.
+#[derive(Debug, Default)]
+pub(super) struct LinkTable {
+    links: HashMap<NodeId, Link>,
+    queued: Vec<Output>,
+}
+
+impl LinkTable {
+    /// Whether a session with a node is now needed that was not before.
+    pub(super) fn need(&mut self, node: NodeId, address: &str) -> bool {
+        if self.links.contains_key(&node) {
+            return false;
+        }
+        self.links.insert(node, Link { address: address.into(), ..Link::default() });
+        true
+    }
+
+    /// Whether that is news of a node that is needed.
+    pub(super) fn set_address(&mut self, node: NodeId, address: &str) -> bool {
+        match self.links.get_mut(&node) {
+            Some(link) if link.address != address => {
+                address.clone_into(&mut link.address);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn up(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<_> =
+            self.links.iter().filter(|(_, link)| link.up).map(|(node, _)| *node).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    pub(super) fn session_up(&mut self, node: NodeId, local: bool, now: Moment) {
+        let link = self.links.entry(node).or_default();
+        *link = Link {
+            address: std::mem::take(&mut link.address),
+            up: true,
+            local,
+            heard_at: now,
+            ..Link::default()
+        };
+    }
+
+    pub(super) fn is_local(&self, node: NodeId) -> bool {
+        self.links.get(&node).is_some_and(|link| link.local)
+    }
+
+    pub(super) fn session_down(&mut self, node: NodeId) {
+        if let Some(link) = self.links.get_mut(&node) {
+            *link = Link { address: std::mem::take(&mut link.address), ..Link::default() };
+        }
+    }
+
+    pub(super) fn heard(&mut self, node: NodeId, now: Moment) {
+        if let Some(link) = self.links.get_mut(&node) {
+            link.heard_at = now;
+        }
+    }
+
+    pub(super) fn check_silence(&mut self, node: NodeId, now: Moment) {
+        if self.links.get(&node).is_some_and(|link| now.since(link.heard_at) > SILENCE_MAX) {
+            self.cut(node, "it is silent");
+        }
+    }
+
+    /// A message that no storage node sends.
+    pub(super) fn protocol_error(&mut self, node: NodeId) {
+        self.cut(node, "it does not speak the protocol");
+    }
+
+    /// Whether there is more credit than before.
+    pub(super) fn set_credit(&mut self, node: NodeId, granted: u64, full: bool) -> bool {
+        let Some(link) = self.links.get_mut(&node) else { return false };
+        let news = granted > link.granted || full != link.full;
+        link.granted = link.granted.max(granted);
+        link.full = full;
+        news
+    }
+
+    pub(super) fn push(&mut self, node: NodeId, message: Message) {
+        if self.links.get(&node).is_some_and(|link| link.up && link.cut.is_none()) {
+            self.queued.push(Output::Send(node, message));
+        }
+    }
+
+    /// Takes what is queued.
+    pub(super) fn take(&mut self, outputs: &mut Vec<Output>) {
+        outputs.append(&mut self.queued);
+    }
+}
+
+impl Links for LinkTable {
+    fn send(&mut self, node: NodeId, message: Message) {
+        self.push(node, message);
+    }
+
+    fn credit(&self, node: NodeId, extents: u64) -> Credit {
+        match self.links.get(&node) {
+            Some(link) if link.spent + extents <= link.granted => Credit::Enough,
+            Some(link) if link.full => Credit::Full,
+            _ => Credit::Later,
+        }
+    }
+
+    fn spend(&mut self, node: NodeId, extents: u64) {
+        if let Some(link) = self.links.get_mut(&node) {
+            link.spent += extents;
+        }
+    }
+
+    fn cut(&mut self, node: NodeId, reason: &'static str) {
+        if let Some(link) = self.links.get_mut(&node).filter(|link| link.up && link.cut.is_none()) {
+            link.cut = Some(reason);
+            self.queued.push(Output::Cut(node, reason));
+        }
+    }
+}

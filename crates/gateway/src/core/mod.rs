@@ -1,0 +1,351 @@
+//! One gateway: its volumes over its sessions with storage nodes. No socket, clock or thread: events in, [`Output`]s out,
+//! so that the simulator runs what ships.
+//!
+//! Order of calls: [`Core::new`]; [`Core::attach`] for each volume; the `on_…` functions for what the storage nodes say;
+//! [`Core::submit`] for clients; [`Core::tick`] as [`Core::is_busy`] suggests. After each batch of calls,
+//! [`Core::outputs`] holds what is to be done.
+
+mod links;
+mod pieces;
+mod reply;
+mod report;
+mod volume;
+
+pub use reply::{ClientOperation, Reply, Ticket};
+pub use report::{ReplicaStatus, VolumeReport};
+pub use volume::{Attachment, VolumeSpec};
+
+use foldhash::HashMap;
+use links::LinkTable;
+use quoin_replication::Timing;
+use quoin_replication::writer::{Failure, VoterConfig};
+use quoin_types::{InstanceId, Moment, NodeId, ReplicaId, VolumeId};
+use quoin_wire::{Heartbeat, Message};
+use volume::Volume;
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Keep a session with a storage node at this address; tell [`Core::on_session_up`] whenever one is ready.
+    Connect(NodeId, String),
+    /// Send a message on the session with a node.
+    Send(NodeId, Message),
+    /// End the session with a node that does not answer; then make a new one.
+    Cut(NodeId, &'static str),
+    /// Answer a client.
+    Reply(Ticket, Result<Reply, Failure>),
+    /// The volume belongs to another gateway now: end its clients' sessions.
+    Fenced(VolumeId),
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Core {
+    instance: InstanceId,
+    timing: Timing,
+    retained_bytes_max: usize,
+    links: LinkTable,
+    volumes: HashMap<VolumeId, Volume>,
+    routes: HashMap<ReplicaId, (VolumeId, usize)>,
+    heartbeat_at: Moment,
+    /// Whether something may be under way: set by whatever can begin something, found out anew by each tick.
+    busy: bool,
+    outputs: Vec<Output>,
+}
+
+impl Core {
+    /// A gateway without volumes. `instance` is new for each process (rule W4).
+    pub fn new(instance: InstanceId, retained_bytes_max: usize, timing: Timing) -> Self {
+        Self {
+            instance,
+            timing,
+            retained_bytes_max,
+            links: LinkTable::default(),
+            volumes: HashMap::default(),
+            routes: HashMap::default(),
+            heartbeat_at: Moment::ZERO,
+            busy: false,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// This process.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Begins an attachment. A former one of the same volume must have ended.
+    pub fn attach(&mut self, spec: VolumeSpec, attachment: Attachment, now: Moment) {
+        self.busy = true;
+        let id = spec.id;
+        let volume = Volume::new(spec, attachment, self.instance, self.retained_bytes_max, self.timing, now);
+        for (index, segment) in volume.segments().enumerate() {
+            for voter in segment.voters() {
+                self.routes.insert(voter.replica, (id, index));
+            }
+        }
+        let nodes: Vec<VoterConfig> =
+            volume.segments().flat_map(|segment| segment.voters()).cloned().collect();
+        self.volumes.insert(id, volume);
+        self.need_nodes(&nodes);
+        for node in self.links.up() {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.session_up(node, self.links.is_local(node), now, &mut self.links);
+            }
+        }
+        self.collect(id, now);
+        // Leases are asked for as soon as the voters have promised.
+        self.heartbeat_at = now;
+    }
+
+    /// Ends an attachment: open requests fail, leases are given back.
+    pub fn detach(&mut self, id: VolumeId, now: Moment) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        volume.release(self.instance, &mut self.links);
+        volume.fence();
+        self.collect(id, now);
+        self.forget(id);
+    }
+
+    /// Whether the volume is attached.
+    pub fn is_attached(&self, id: VolumeId) -> bool {
+        self.volumes.contains_key(&id)
+    }
+
+    /// The size of an attached volume, in bytes.
+    pub fn size_bytes(&self, id: VolumeId) -> Option<u64> {
+        self.volumes.get(&id).map(Volume::size_bytes)
+    }
+
+    /// A volume has grown.
+    pub fn resize(&mut self, spec: &VolumeSpec, now: Moment) {
+        let Some(volume) = self.volumes.get_mut(&spec.id) else { return };
+        let before = volume.segments().count();
+        volume.grow(spec, now);
+        let mut nodes = Vec::new();
+        for (index, segment) in volume.segments().enumerate().skip(before) {
+            for voter in segment.voters() {
+                self.routes.insert(voter.replica, (spec.id, index));
+                nodes.push(voter.clone());
+            }
+        }
+        for node in self.links.up() {
+            volume.segment_sessions_up(before, node, now, &mut self.links);
+        }
+        self.need_nodes(&nodes);
+        self.collect(spec.id, now);
+    }
+
+    /// A storage node has moved.
+    pub fn on_address(&mut self, node: NodeId, address: &str) {
+        for volume in self.volumes.values_mut() {
+            volume.set_address(node, address);
+        }
+        if self.links.set_address(node, address) {
+            self.outputs.push(Output::Connect(node, address.into()));
+        }
+    }
+
+    /// The attachment is over: the cluster manager gave the volume to another gateway, or deleted it.
+    pub fn on_fenced(&mut self, id: VolumeId, now: Moment) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.fence();
+            self.collect(id, now);
+        }
+    }
+
+    /// A session with a storage node is ready. `local`: it is on this machine.
+    pub fn on_session_up(&mut self, node: NodeId, local: bool, now: Moment) {
+        self.busy = true;
+        self.links.session_up(node, local, now);
+        for id in self.volume_ids() {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.session_up(node, self.links.is_local(node), now, &mut self.links);
+            }
+            self.collect(id, now);
+        }
+        self.heartbeat_at = now;
+    }
+
+    /// The session with a storage node has ended.
+    pub fn on_session_down(&mut self, node: NodeId, now: Moment) {
+        self.busy = true;
+        self.links.session_down(node);
+        for id in self.volume_ids() {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.session_down(node, now, &mut self.links);
+            }
+            self.collect(id, now);
+        }
+    }
+
+    /// A storage node says something.
+    pub fn on_message(&mut self, node: NodeId, message: Message, now: Moment) {
+        self.links.heard(node, now);
+        match message {
+            Message::Positions(positions) => {
+                let more_credit = self.links.set_credit(node, positions.credit, positions.full);
+                for position in &positions.replicas {
+                    self.with_segment(position.replica, now, |segment, links| {
+                        segment.on_position(position, now, links);
+                    });
+                }
+                if more_credit {
+                    self.credit_changed(node, now);
+                }
+            }
+            Message::ReadReply(reply) => {
+                self.with_segment(reply.replica, now, |segment, links| {
+                    segment.on_read_reply(reply, now, links);
+                });
+            }
+            Message::HeartbeatReply(reply) => {
+                let sent_at = Moment::from_nanos(reply.stamp);
+                for (replica, epoch) in reply.granted {
+                    if self.epoch_of(replica) == Some(epoch) {
+                        self.with_segment(replica, now, |segment, links| {
+                            segment.on_lease(replica, sent_at, now, links);
+                        });
+                    }
+                }
+            }
+            Message::OpenReply(reply) => {
+                self.busy = true;
+                self.with_segment(reply.replica, now, |segment, links| {
+                    segment.on_open_reply(reply, now, links);
+                });
+                self.heartbeat_at = now;
+            }
+            Message::StartEpochReply(reply) => {
+                self.with_segment(reply.replica, now, |segment, links| {
+                    segment.on_start_epoch_reply(&reply, now, links);
+                });
+            }
+            Message::Refused(refused) => {
+                self.busy = true;
+                self.with_segment(refused.replica, now, |segment, links| {
+                    segment.on_refused(&refused, now, links);
+                });
+            }
+            Message::ResyncReport(report) => {
+                self.busy = true;
+                self.with_segment(report.replica, now, |segment, links| {
+                    segment.on_resync_report(&report, now, links);
+                });
+            }
+            _ => self.links.protocol_error(node),
+        }
+    }
+
+    /// Takes a client's request. `false` if the volume is not attached: then there is no reply.
+    pub fn submit(&mut self, id: VolumeId, ticket: Ticket, operation: ClientOperation, now: Moment) -> bool {
+        let Some(volume) = self.volumes.get_mut(&id) else { return false };
+        volume.submit(ticket, operation, now, &mut self.links);
+        self.busy = true;
+        self.collect(id, now);
+        true
+    }
+
+    /// Bytes of requests that clients of a volume wait for.
+    pub fn in_flight_bytes(&self, id: VolumeId) -> usize {
+        self.volumes.get(&id).map_or(0, Volume::in_flight_bytes)
+    }
+
+    /// Whether ticks are needed soon (each [`Timing::hedge_min`]); otherwise each [`Timing::heartbeat`] is enough.
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Moment) {
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + self.timing.heartbeat;
+            self.heartbeat(now);
+        }
+        for id in self.volume_ids() {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.tick(now, &mut self.links);
+            }
+            self.collect(id, now);
+        }
+        self.busy = self.volumes.values().any(Volume::is_busy);
+    }
+
+    /// How the volumes do.
+    pub fn reports(&self) -> Vec<VolumeReport> {
+        let mut reports: Vec<_> = self.volumes.values().map(Volume::report).collect();
+        reports.sort_unstable_by_key(|report| report.volume);
+        reports
+    }
+
+    /// Takes what the shell has to do, in order.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        self.links.take(&mut self.outputs);
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// R2: asks for leases, and notices nodes that are silent.
+    fn heartbeat(&mut self, now: Moment) {
+        for node in self.links.up() {
+            self.links.check_silence(node, now);
+            let replicas: Vec<_> =
+                self.volumes.values().flat_map(|volume| volume.leases_wanted(node)).collect();
+            let heartbeat = Heartbeat { stamp: now.as_nanos(), instance: self.instance, replicas };
+            self.links.push(node, Message::Heartbeat(heartbeat));
+        }
+    }
+
+    fn credit_changed(&mut self, node: NodeId, now: Moment) {
+        for id in self.volume_ids() {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.credit_changed(node, now, &mut self.links);
+            }
+            self.collect(id, now);
+        }
+    }
+
+    fn with_segment(
+        &mut self,
+        replica: ReplicaId,
+        now: Moment,
+        event: impl FnOnce(&mut quoin_replication::writer::Segment, &mut LinkTable),
+    ) {
+        let Some((id, index)) = self.routes.get(&replica).copied() else { return };
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        volume.with_segment(index, now, &mut self.links, event);
+        self.collect(id, now);
+    }
+
+    fn epoch_of(&self, replica: ReplicaId) -> Option<quoin_types::Epoch> {
+        let (id, _) = self.routes.get(&replica)?;
+        self.volumes.get(id).map(Volume::epoch)
+    }
+
+    /// Takes a volume's replies, and ends it if it is fenced.
+    fn collect(&mut self, id: VolumeId, now: Moment) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        volume.settle(now, &mut self.links);
+        self.outputs.extend(volume.replies().map(|(ticket, reply)| Output::Reply(ticket, reply)));
+        if volume.is_fenced() {
+            self.outputs.push(Output::Fenced(id));
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: VolumeId) {
+        self.volumes.remove(&id);
+        self.routes.retain(|_, (volume, _)| *volume != id);
+    }
+
+    fn need_nodes(&mut self, voters: &[VoterConfig]) {
+        for voter in voters {
+            if self.links.need(voter.node, &voter.address) {
+                self.outputs.push(Output::Connect(voter.node, voter.address.clone()));
+            }
+        }
+    }
+
+    fn volume_ids(&self) -> Vec<VolumeId> {
+        self.volumes.keys().copied().collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! Exports: which volumes are attached here, and how they come to be.
+
+use super::Shell;
+use crate::core::{Attachment, VolumeSpec};
+use foldhash::HashMap;
+use quoin_api::client::is_unreachable;
+use quoin_api::v1;
+use quoin_nbd::{ExportError, ExportErrorKind};
+use quoin_replication::writer::VoterConfig;
+use quoin_types::{ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, VolumeId};
+use quoin_wire::LeaseHolder;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tonic::{Code, Status};
+
+/// How long an attach goes on trying to reach a cluster manager.
+const ATTACH_MAX: Duration = Duration::from_secs(20);
+/// How long to wait before it tries again.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// An attached volume.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Export {
+    pub(super) name: String,
+    pub(super) id: VolumeId,
+    pub(super) epoch: Epoch,
+    /// Of the cluster manager's state when it gave the attachment.
+    pub(super) revision: u64,
+}
+
+/// The attached volumes by name.
+#[derive(Default)]
+pub(super) struct Exports {
+    attached: RefCell<HashMap<String, Export>>,
+    /// One attach at a time: a second client of the same export finds it attached.
+    attaching: Mutex<()>,
+}
+
+impl Exports {
+    pub(super) fn get(&self, name: &str) -> Option<VolumeId> {
+        self.attached.borrow().get(name).map(|export| export.id)
+    }
+
+    pub(super) fn forget(&self, id: VolumeId) {
+        self.attached.borrow_mut().retain(|_, export| export.id != id);
+    }
+
+    /// All, by name.
+    pub(super) fn attached(&self) -> Vec<Export> {
+        let mut list: Vec<_> = self.attached.borrow().values().cloned().collect();
+        list.sort_unstable();
+        list
+    }
+}
+
+/// Attaches a volume unless it is attached; gives its id.
+pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, ExportError> {
+    if let Some(id) = shell.exports.get(name) {
+        return Ok(id);
+    }
+    let _one_at_a_time = shell.exports.attaching.lock().await;
+    if let Some(id) = shell.exports.get(name) {
+        return Ok(id);
+    }
+    let ask = async {
+        loop {
+            match ask(shell, name).await {
+                Err(status) if is_unreachable(&status) => tokio::time::sleep(TRY_AGAIN).await,
+                answer => return answer,
+            }
+        }
+    };
+    let reply = tokio::time::timeout(ATTACH_MAX, ask)
+        .await
+        .map_err(|_| {
+            ExportError::new(ExportErrorKind::Shutdown, "no cluster manager answers; try again later")
+        })?
+        .map_err(|status| export_error(&status))?;
+    begin(shell, name, &reply).ok_or_else(|| {
+        ExportError::new(
+            ExportErrorKind::Policy,
+            "the cluster manager described the volume in a way not understood",
+        )
+    })
+}
+
+async fn ask(shell: &Rc<Shell>, name: &str) -> Result<v1::AttachReply, Status> {
+    let request = v1::AttachRequest {
+        volume: name.into(),
+        gateway: shell.config.id.clone(),
+        instance: shell.core.borrow().instance().as_bytes().to_vec(),
+        take_over: false,
+    };
+    shell.managers.agent(async |mut client| Ok(client.attach(request.clone()).await?.into_inner())).await
+}
+
+fn begin(shell: &Rc<Shell>, name: &str, reply: &v1::AttachReply) -> Option<VolumeId> {
+    let volume = reply.volume.as_ref()?;
+    let spec = spec(volume, &reply.nodes)?;
+    let epoch = Epoch(volume.attachment.as_ref()?.epoch);
+    let previous = InstanceId::from_slice(&reply.previous_instance)
+        .map(|instance| LeaseHolder { instance, epoch: Epoch(reply.previous_epoch) });
+    let void = previous.filter(|holder| shell.past.is_gone(holder.instance));
+    shell.cluster.set(Some(ClusterId::from_slice(&reply.cluster_id)?));
+    let id = spec.id;
+    tracing::info!(volume = name, %id, %epoch, former_lease_voided = void.is_some(), "attaching");
+    shell
+        .exports
+        .attached
+        .borrow_mut()
+        .insert(name.into(), Export { name: name.into(), id, epoch, revision: volume.revision });
+    shell.event(|core, now| {
+        for node in &reply.nodes {
+            core.on_address(NodeId(node.node), &node.data_address);
+        }
+        core.attach(spec, Attachment { epoch, void }, now);
+    });
+    Some(id)
+}
+
+/// From the cluster manager's words. `None` if they make no sense.
+pub(super) fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec> {
+    let node = |id: u64| nodes.iter().find(|node| node.node == id);
+    let voter = |replica: &v1::Replica| {
+        let node = node(replica.node)?;
+        Some(VoterConfig {
+            node: NodeId(replica.node),
+            name: node.name.clone(),
+            address: node.data_address.clone(),
+            replica: ReplicaId(replica.id),
+        })
+    };
+    let segments: Option<Vec<_>> = volume
+        .segments
+        .iter()
+        .map(|segment| {
+            let voters: Option<Vec<VoterConfig>> = segment.replicas.iter().map(voter).collect();
+            voters.filter(|voters| !voters.is_empty()).map(|voters| (Generation(segment.generation), voters))
+        })
+        .collect();
+    let segments = segments?;
+    let fits = volume.segment_bytes > 0
+        && volume.segment_bytes.is_multiple_of(quoin_types::EXTENT_BYTES)
+        && volume.size_bytes <= volume.segment_bytes.checked_mul(segments.len() as u64)?;
+    fits.then(|| VolumeSpec {
+        id: VolumeId(volume.id),
+        size_bytes: volume.size_bytes,
+        segment_bytes: volume.segment_bytes,
+        durability: volume.durability().or_default(),
+        segments,
+    })
+}
+
+fn export_error(status: &Status) -> ExportError {
+    let kind = match status.code() {
+        Code::NotFound => ExportErrorKind::Unknown,
+        Code::Unavailable | Code::DeadlineExceeded => ExportErrorKind::Shutdown,
+        _ => ExportErrorKind::Policy,
+    };
+    ExportError::new(kind, status.message())
+}

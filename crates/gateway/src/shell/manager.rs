@@ -1,0 +1,183 @@
+//! What the gateway tells the cluster manager, and what it hears from it. Never on the I/O path.
+
+use super::Shell;
+use super::attach::{self, Export};
+use crate::core::{ReplicaStatus, VolumeReport};
+use quoin_api::v1;
+use quoin_disk::clock;
+use quoin_replication::writer::VoterHealth;
+use quoin_types::{Epoch, NodeId, VolumeId};
+use std::mem::Discriminant;
+use std::rc::Rc;
+use std::time::Duration;
+use tonic::Status;
+
+/// How often the gateway looks whether there is news.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long to wait before a watch that broke is begun anew.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// Starts the tasks that talk to the cluster manager.
+pub(super) fn spawn(shell: &Rc<Shell>) {
+    let (first, second) = (shell.clone(), shell.clone());
+    tokio::task::spawn_local(
+        async move { first.stopping.clone().run_until_cancelled(heartbeats(&first)).await },
+    );
+    tokio::task::spawn_local(
+        async move { second.stopping.clone().run_until_cancelled(watch(&second)).await },
+    );
+}
+
+/// Ends attachments, so that others need not wait.
+pub(super) async fn detach_all(shell: &Rc<Shell>, attached: &[Export]) {
+    for Export { name, epoch, .. } in attached {
+        let request =
+            v1::DetachRequest { volume: name.clone(), epoch: epoch.0, gateway: shell.config.id.clone() };
+        if let Err(status) =
+            shell.managers.agent(async |mut client| client.detach(request.clone()).await).await
+        {
+            tracing::debug!(
+                volume = name,
+                error = status.message(),
+                "could not tell that a volume is detached"
+            );
+        }
+    }
+}
+
+async fn heartbeats(shell: &Rc<Shell>) {
+    let mut interval = tokio::time::interval(LOOK_EVERY.min(shell.config.heartbeat_interval));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut told, mut told_at) = (Vec::new(), None);
+    loop {
+        interval.tick().await;
+        let reports = shell.core.borrow().reports();
+        let (now, news) = (clock::now(), outline(&reports));
+        let due = told_at.is_none_or(|at| now.since(at) >= shell.config.heartbeat_interval);
+        if !due && news == told {
+            continue;
+        }
+        (told, told_at) = (news, Some(now));
+        shell.metrics.update(&reports, shell.clients.borrow().len());
+        let request = heartbeat(shell, &reports);
+        let sent =
+            shell.managers.agent(async |mut client| client.gateway_heartbeat(request.clone()).await).await;
+        match sent {
+            Ok(_) => shell.metrics.set_ready(),
+            Err(status) => tracing::debug!(error = status.message(), "a heartbeat did not arrive"),
+        }
+    }
+}
+
+/// What of a report is worth a heartbeat before its time: how the volume and its replicas do, not how fast.
+#[derive(PartialEq, Eq)]
+struct Outline {
+    volume: VolumeId,
+    epoch: Epoch,
+    available: bool,
+    lossy: bool,
+    replicas: Vec<Discriminant<VoterHealth>>,
+}
+
+fn outline(reports: &[VolumeReport]) -> Vec<Outline> {
+    reports
+        .iter()
+        .map(|report| Outline {
+            volume: report.volume,
+            epoch: report.epoch,
+            available: report.available,
+            lossy: report.lossy,
+            replicas: report.replicas.iter().map(|replica| std::mem::discriminant(&replica.health)).collect(),
+        })
+        .collect()
+}
+
+fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatRequest {
+    let clients = shell.clients.borrow();
+    let count = |id: VolumeId| clients.values().filter(|client| client.volume == id).count() as u32;
+    v1::GatewayHeartbeatRequest {
+        gateway: shell.config.id.clone(),
+        instance: shell.core.borrow().instance().as_bytes().to_vec(),
+        nbd_address: shell.config.nbd_listen.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        attachments: reports
+            .iter()
+            .map(|report| v1::AttachmentReport {
+                volume: report.volume.0,
+                epoch: report.epoch.0,
+                clients: count(report.volume),
+                lossy: report.lossy,
+                available: report.available,
+                detail: report.detail.clone(),
+                replicas: report.replicas.iter().map(replica_report).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn replica_report(status: &ReplicaStatus) -> v1::ReplicaReport {
+    let mut report = v1::ReplicaReport { replica: status.replica.0, ..v1::ReplicaReport::default() };
+    match &status.health {
+        VoterHealth::InSync => report.set_health(v1::ReplicaHealth::InSync),
+        VoterHealth::CatchingUp { done_bytes, total_bytes, bytes_per_second } => {
+            report.set_health(v1::ReplicaHealth::CatchingUp);
+            report.resync_done_bytes = *done_bytes;
+            report.resync_total_bytes = *total_bytes;
+            report.resync_bytes_per_second = *bytes_per_second;
+        }
+        VoterHealth::Missing => {
+            report.set_health(v1::ReplicaHealth::Missing);
+            report.detail = format!("{} cannot be reached by the gateway", status.node);
+        }
+        VoterHealth::Failed(reason) => {
+            report.set_health(v1::ReplicaHealth::Failed);
+            report.detail.clone_from(reason);
+        }
+    }
+    report
+}
+
+async fn watch(shell: &Rc<Shell>) {
+    loop {
+        if let Err(status) = watch_once(shell).await {
+            tracing::debug!(error = status.message(), "the watch of attachments broke; trying again");
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+async fn watch_once(shell: &Rc<Shell>) -> Result<(), Status> {
+    let request = v1::WatchGatewayRequest {
+        gateway: shell.config.id.clone(),
+        instance: shell.core.borrow().instance().as_bytes().to_vec(),
+    };
+    let mut stream = shell
+        .managers
+        .agent_stream(async |mut client| Ok(client.watch_gateway(request.clone()).await?.into_inner()))
+        .await?;
+    while let Some(view) = stream.message().await? {
+        see(shell, &view);
+    }
+    Ok(())
+}
+
+/// A manager that lags may show a view older than an attach that another one answered: what is older than the attach
+/// says nothing about it.
+fn see(shell: &Rc<Shell>, view: &v1::GatewayView) {
+    for node in &view.nodes {
+        shell.event(|core, _| core.on_address(NodeId(node.node), &node.data_address));
+    }
+    for export in shell.exports.attached().into_iter().filter(|export| view.revision >= export.revision) {
+        let shown = view.volumes.iter().find(|volume| volume.id == export.id.0);
+        let epoch =
+            shown.and_then(|volume| volume.attachment.as_ref()).map(|attachment| Epoch(attachment.epoch));
+        match shown.filter(|_| epoch == Some(export.epoch)) {
+            Some(volume) => {
+                if let Some(spec) = attach::spec(volume, &view.nodes) {
+                    shell.event(|core, now| core.resize(&spec, now));
+                }
+            }
+            None => shell.event(|core, now| core.on_fenced(export.id, now)),
+        }
+    }
+}

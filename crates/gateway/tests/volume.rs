@@ -1,0 +1,272 @@
+//! Volumes over real storage nodes, in one thread: every byte is compared with a plain array of bytes, whatever happens
+//! to the nodes meanwhile.
+
+mod world;
+
+use bytes::Bytes;
+use quoin_gateway::core::{ClientOperation, Reply, Ticket};
+use quoin_replication::writer::Failure;
+use quoin_types::Durability;
+use std::collections::BTreeMap;
+use world::{Random, World};
+
+const SEGMENT_BYTES: u64 = 256 << 10;
+const SEGMENTS: u32 = 3;
+const SIZE: u64 = SEGMENT_BYTES * SEGMENTS as u64;
+
+/// The dumb twin: an array of bytes, and for each what else it may be while changes of unknown outcome are about.
+struct Twin {
+    bytes: Vec<u8>,
+    maybe: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Twin {
+    fn new() -> Self {
+        Self { bytes: vec![0; SIZE as usize], maybe: BTreeMap::new() }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        for at in offset..offset + data.len() as u64 {
+            self.maybe.remove(&at);
+        }
+    }
+
+    fn may_write(&mut self, offset: u64, data: &[u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            self.maybe.entry(at).or_default().push(*byte);
+        }
+    }
+
+    /// Checks what was read. What was read once stays: another outcome must not be seen later.
+    fn check(&mut self, offset: u64, data: &[u8], seed: u64) {
+        for (at, byte) in (offset..).zip(data) {
+            let known = &mut self.bytes[at as usize];
+            if byte != known {
+                let other = self.maybe.remove(&at).unwrap_or_default();
+                assert!(
+                    other.contains(byte),
+                    "seed {seed}: byte {at} is {byte}, expected {known} or one of {other:?}"
+                );
+                *known = *byte;
+            }
+        }
+    }
+}
+
+struct Pending {
+    offset: u64,
+    change: Option<Vec<u8>>,
+    length: u64,
+}
+
+struct Run {
+    seed: u64,
+    world: World,
+    random: Random,
+    twin: Twin,
+    pending: BTreeMap<u64, Pending>,
+}
+
+impl Run {
+    fn new(seed: u64, nodes: usize, durability: Durability) -> Self {
+        Self {
+            seed,
+            world: World::new(seed, nodes, SEGMENTS, SEGMENT_BYTES, durability),
+            random: Random::new(seed ^ 0xABCD),
+            twin: Twin::new(),
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// A range, of any alignment, that touches nothing under way: what overlapping requests do is for the checker of
+    /// histories, not for this one.
+    fn free_range(&mut self, aligned: bool) -> Option<(u64, u64)> {
+        let grain = if aligned { 4096 } else { 1 };
+        let longest = [100, 5000, 70_000, 300_000][self.random.below(4) as usize];
+        let length = (self.random.below(longest) + 1).next_multiple_of(grain);
+        let offset = self.random.below(SIZE - length) / grain * grain;
+        let overlaps =
+            |other: &Pending| other.offset < offset + length && offset < other.offset + other.length;
+        (!self.pending.values().any(overlaps)).then_some((offset, length))
+    }
+
+    fn submit(&mut self) {
+        let aligned = self.random.below(2) == 0;
+        let Some((offset, length)) = self.free_range(aligned) else { return };
+        let durable = self.random.below(8) == 0;
+        let fill = self.random.below(255) as u8 + 1;
+        let (operation, change) = match self.random.below(10) {
+            0..=4 => {
+                let data: Vec<u8> = (0..length).map(|at| fill.wrapping_add((at / 512) as u8)).collect();
+                let operation = ClientOperation::Write { offset, data: Bytes::from(data.clone()), durable };
+                (operation, Some(data))
+            }
+            5 => (ClientOperation::Zero { offset, length, durable }, Some(vec![0; length as usize])),
+            6 => {
+                // Whole blocks read as zeros after a trim; parts of blocks are left as they are.
+                let (first, end) = (offset.next_multiple_of(4096), (offset + length) / 4096 * 4096);
+                if first >= end {
+                    return;
+                }
+                let ticket = self.world.submit(ClientOperation::Trim { offset, length, durable });
+                let change = Some(vec![0; (end - first) as usize]);
+                self.pending.insert(ticket.0, Pending { offset: first, change, length: end - first });
+                return;
+            }
+            7 => {
+                let ticket = self.world.submit(ClientOperation::Flush);
+                self.pending.insert(ticket.0, Pending { offset: 0, change: None, length: 0 });
+                return;
+            }
+            _ => (ClientOperation::Read { offset, length: length as u32 }, None),
+        };
+        let ticket = self.world.submit(operation);
+        self.pending.insert(ticket.0, Pending { offset, change, length });
+    }
+
+    fn take_replies(&mut self) {
+        for (ticket, reply) in std::mem::take(&mut self.world.replies) {
+            self.take_reply(ticket, reply);
+        }
+    }
+
+    fn take_reply(&mut self, ticket: Ticket, reply: Result<Reply, Failure>) {
+        let Some(pending) = self.pending.remove(&ticket.0) else { return };
+        match (reply, pending.change) {
+            (Ok(Reply::Done), Some(data)) => self.twin.write(pending.offset, &data),
+            (Ok(Reply::Done), None) => {
+                assert_eq!(pending.length, 0, "seed {}: a read without data", self.seed);
+            }
+            (Ok(Reply::Read(data)), None) => {
+                let data: Vec<u8> = data.into_iter().flatten().collect();
+                assert_eq!(data.len() as u64, pending.length, "seed {}", self.seed);
+                self.twin.check(pending.offset, &data, self.seed);
+            }
+            (reply, _) => panic!("seed {}: request {ticket:?} ended with {reply:?}", self.seed),
+        }
+    }
+
+    /// The gateway's process is gone: what was under way may or may not have been done.
+    fn forget_pending(&mut self) {
+        self.take_replies();
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            if let Some(data) = pending.change {
+                self.twin.may_write(pending.offset, &data);
+            }
+        }
+    }
+
+    fn finish(mut self) {
+        self.world.heal();
+        while let Some((ticket, _)) = self.pending.first_key_value() {
+            let ticket = Ticket(*ticket);
+            let reply = self.world.answer(ticket);
+            self.take_reply(ticket, reply);
+        }
+        for offset in (0..SIZE).step_by(1 << 16) {
+            let ticket = self.world.submit(ClientOperation::Read { offset, length: 1 << 16 });
+            let Ok(Reply::Read(data)) = self.world.answer(ticket) else { panic!("seed {}", self.seed) };
+            let data: Vec<u8> = data.into_iter().flatten().collect();
+            self.twin.check(offset, &data, self.seed);
+        }
+        let ticket = self.world.submit(ClientOperation::Flush);
+        assert_eq!(self.world.answer(ticket), Ok(Reply::Done));
+        self.world.heal();
+        for (index, content) in self.world.contents().into_iter().enumerate() {
+            let differs = content.iter().zip(&self.twin.bytes).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "seed {}: node {index} differs from what was read", self.seed);
+        }
+    }
+}
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    match std::env::var("QUOIN_TEST_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("QUOIN_TEST_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => {
+            let count =
+                std::env::var("QUOIN_TEST_SEEDS").map_or(default, |count| count.parse().expect("a number"));
+            0..count
+        }
+    }
+}
+
+#[test]
+fn healthy_volumes_hold_every_byte() {
+    for seed in seeds(8) {
+        let mut run = Run::new(seed, 1 + seed as usize % 3, Durability::Flush);
+        for _ in 0..4000 {
+            if run.random.below(12) == 0 && run.pending.len() < 8 {
+                run.submit();
+            }
+            run.world.step();
+            run.take_replies();
+        }
+        run.finish();
+    }
+}
+
+/// What may go wrong, each with its chance in 10,000 steps.
+#[derive(Default)]
+struct Faults {
+    crash: u64,
+    power: u64,
+    disconnect: u64,
+    gateway: u64,
+}
+
+fn play(seed: u64, durability: Durability, faults: &Faults) {
+    let mut run = Run::new(seed, 3, durability);
+    for _ in 0..12_000 {
+        if run.pending.len() < 12 && run.random.below(4) == 0 {
+            run.submit();
+        }
+        let dice = run.random.below(10_000);
+        let crash = faults.crash;
+        let power = crash + faults.power;
+        let disconnect = power + faults.disconnect;
+        let gateway = disconnect + faults.gateway;
+        if dice < crash {
+            run.world.kill_for_a_while(false);
+        } else if dice < power {
+            // One at a time: accepted writes survive on the others.
+            run.world.heal();
+            run.take_replies();
+            run.world.kill_for_a_while(true);
+        } else if dice < disconnect {
+            let node = run.random.below(run.world.nodes() as u64) as usize;
+            run.world.disconnect(node);
+        } else if dice < gateway {
+            run.forget_pending();
+            run.world.restart_gateway();
+        }
+        run.world.step();
+        run.take_replies();
+    }
+    run.finish();
+}
+
+#[test]
+fn nodes_that_crash_and_come_back_change_nothing() {
+    for seed in seeds(16) {
+        let durability = if seed % 3 == 0 { Durability::WriteThrough } else { Durability::Flush };
+        play(1_000 + seed, durability, &Faults { crash: 30, disconnect: 10, ..Faults::default() });
+    }
+}
+
+#[test]
+fn a_gateway_that_crashes_loses_nothing_acknowledged() {
+    for seed in seeds(16) {
+        play(2_000 + seed, Durability::Flush, &Faults { crash: 20, gateway: 10, ..Faults::default() });
+    }
+}
+
+#[test]
+fn one_machine_may_lose_its_power() {
+    for seed in seeds(16) {
+        play(3_000 + seed, Durability::Flush, &Faults { power: 10, gateway: 4, ..Faults::default() });
+    }
+}

@@ -1,0 +1,143 @@
+//! Entry points for fuzzers, and for the property tests: any bytes in, and the session's own promises checked.
+//!
+//! Each function plays a shell that answers every question and every request at once. It panics if the session does,
+//! if it lets its input grow beyond its bounds, or if it stops making progress. Not used in production.
+
+use crate::{
+    BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Operation,
+    Received, Step, Transmission,
+};
+use bytes::{Buf, BytesMut};
+
+/// The exports' size: small enough that random offsets fall on both sides of the end.
+const SIZE_BYTES: u64 = 1 << 16;
+const REQUEST_HEADER_BYTES: usize = 28;
+
+/// A whole session from the greeting on. The first byte of `data` says how large the pieces are in which the rest
+/// arrives.
+pub fn session(data: &[u8]) {
+    let mut pieces = Pieces::new(data);
+    let limits = small_limits();
+    let mut handshake = Handshake::new(limits);
+    let mut input = BytesMut::new();
+    loop {
+        match handshake.advance(&mut input) {
+            Ok(Step::NeedMore { missing }) => {
+                assert!(missing > 0 && missing <= limits.option_discard_bytes_max as usize);
+                assert!(
+                    input.len() < limits.option_bytes_max as usize,
+                    "the input holds more than one option"
+                );
+                if !pieces.feed(&mut input) {
+                    return;
+                }
+            }
+            Ok(Step::Send(bytes)) => assert!(!bytes.is_empty()),
+            Ok(Step::ListExports) => {
+                let entry = ExportSummary { name: "disk".into(), description: String::new() };
+                handshake.answer_list(Ok(&[entry]));
+            }
+            Ok(Step::OpenExport { name, .. }) if name.len() % 4 == 3 => {
+                handshake.answer_open(Err(ExportError::new(ExportErrorKind::Unknown, name)));
+            }
+            Ok(Step::OpenExport { name, .. }) => handshake.answer_open(Ok(export(name))),
+            Ok(Step::Transmission { export, structured }) => {
+                return transmit(&mut Transmission::new(&export, structured, limits), input, pieces);
+            }
+            Ok(Step::Close(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Transmission only. The first byte of `data` says how large the pieces are in which the rest arrives; its top bit,
+/// whether replies are structured.
+pub fn transmission(data: &[u8]) {
+    let structured = data.first().is_some_and(|first| first & 0x80 != 0);
+    let mut session = Transmission::new(&export("disk".into()), structured, small_limits());
+    transmit(&mut session, BytesMut::new(), Pieces::new(data));
+}
+
+fn transmit(session: &mut Transmission, mut input: BytesMut, mut pieces: Pieces<'_>) {
+    let mut output = BytesMut::new();
+    let max_payload_bytes = block_sizes().max_payload() as usize;
+    loop {
+        output.clear();
+        let before_bytes = input.len();
+        match session.next_request(&mut input) {
+            Ok(Some(Received::Request(request))) => {
+                assert!(input.len() < before_bytes, "a request out of nothing");
+                carry_out(session, &request, &mut output);
+            }
+            Ok(Some(Received::Answered(answered))) => assert!(!answered.reply.is_empty()),
+            Ok(None) => {
+                let missing = session.missing(&input);
+                assert!(missing > 0 && missing <= max_payload_bytes, "{missing} bytes missing");
+                assert!(
+                    input.len() < max_payload_bytes.max(REQUEST_HEADER_BYTES),
+                    "the input holds too much"
+                );
+                if !pieces.feed(&mut input) {
+                    return;
+                }
+            }
+            Ok(Some(Received::Disconnect)) | Err(_) => return,
+        }
+    }
+}
+
+fn carry_out(session: &Transmission, request: &crate::Request, output: &mut BytesMut) {
+    let within = |offset: u64, len: usize| {
+        assert!(len > 0 && offset.checked_add(len as u64).is_some_and(|end| end <= SIZE_BYTES));
+    };
+    match &request.operation {
+        &Operation::Read { offset, len, .. } => {
+            within(offset, len as usize);
+            return session.replies().read_header(request.cookie, offset, len, output);
+        }
+        Operation::Write { offset, data, .. } => within(*offset, data.len()),
+        Operation::Flush => {}
+        Operation::Trim { offset, len, .. } | Operation::WriteZeroes { offset, len, .. } => {
+            within(*offset, *len as usize);
+        }
+    }
+    session.replies().ok(request.cookie, output);
+}
+
+fn block_sizes() -> BlockSizes {
+    BlockSizes::new(1, 512, 1 << 12).expect("valid sizes")
+}
+
+fn small_limits() -> Limits {
+    Limits { option_bytes_max: 64, option_discard_bytes_max: 256, payload_discard_bytes_max: 1 << 13 }
+}
+
+fn export(name: String) -> ExportInfo {
+    ExportInfo {
+        name,
+        description: "fuzzed".into(),
+        size_bytes: SIZE_BYTES,
+        read_only: false,
+        multi_conn: true,
+        block_sizes: block_sizes(),
+    }
+}
+
+/// The bytes of a fuzzer, in pieces.
+struct Pieces<'a> {
+    rest: &'a [u8],
+    piece_bytes: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(mut data: &'a [u8]) -> Self {
+        let piece_bytes = if data.is_empty() { 1 } else { usize::from(data.get_u8() & 0x7f) + 1 };
+        Self { rest: data, piece_bytes }
+    }
+
+    fn feed(&mut self, input: &mut BytesMut) -> bool {
+        let (piece, rest) = self.rest.split_at(self.piece_bytes.min(self.rest.len()));
+        input.extend_from_slice(piece);
+        self.rest = rest;
+        !piece.is_empty()
+    }
+}

@@ -1,0 +1,375 @@
+//! The handshake phase (proto.md, "Handshake"): from the greeting to an open export, or to the end of the session.
+//!
+//! Fixed newstyle only. Understands `NBD_OPT_EXPORT_NAME`, `ABORT`, `LIST`, `INFO`, `GO` and `STRUCTURED_REPLY`; every
+//! other option is answered with `NBD_REP_ERR_UNSUP`. It does no I/O, knows no exports and no time: the shell looks
+//! exports up when asked, and ends handshakes that take too long.
+
+mod option;
+mod reply;
+
+use crate::error::ProtocolError;
+use crate::export::{ExportError, ExportInfo, ExportSummary};
+use crate::limits::{Limits, STRING_BYTES_MAX};
+use crate::spec::{self, handshake_flag, option_reply};
+use bytes::{Buf, Bytes, BytesMut};
+use option::{Announced, InfoRequests, OPTION_HEADER_BYTES};
+
+const CLIENT_FLAGS_BYTES: usize = 4;
+/// The hint while data is being thrown away: enough to get on, without growing a buffer for nothing.
+const DISCARD_HINT_BYTES: usize = 4096;
+
+/// The server's side of one handshake.
+///
+/// # Order of calls
+///
+/// Call [`advance`](Self::advance) with the bytes received so far, in a loop, and do what each [`Step`] says:
+///
+/// - [`Step::Send`]: send the bytes, all of them, before anything else. The first step is the greeting.
+/// - [`Step::NeedMore`]: append bytes from the socket to the input. Only now: so the input never holds more than one
+///   option of [`Limits::option_bytes_max`] and what one read brought.
+/// - [`Step::ListExports`]: call [`answer_list`](Self::answer_list) before the next `advance`, however long it takes.
+/// - [`Step::OpenExport`]: call [`answer_open`](Self::answer_open) likewise.
+/// - [`Step::Transmission`]: the handshake is over. Hand the same input, which may hold requests already, to a
+///   [`Transmission`](crate::Transmission), and do not call `advance` again.
+/// - [`Step::Close`]: close the connection.
+///
+/// An `Err` means: close the connection at once. Calls out of this order are the shell's bug and panic; nothing that
+/// a client sends does.
+#[derive(Debug)]
+pub struct Handshake {
+    limits: Limits,
+    state: State,
+    output: BytesMut,
+    fixed_newstyle: bool,
+    no_zeroes: bool,
+    structured: bool,
+    shutting_down: bool,
+}
+
+/// What the shell must do next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Receive more.
+    NeedMore {
+        /// A hint: how many bytes more make progress possible; never 0.
+        missing: usize,
+    },
+    /// Send these bytes.
+    Send(Bytes),
+    /// `NBD_OPT_LIST`: which exports are there?
+    ListExports,
+    /// `NBD_OPT_INFO`, `NBD_OPT_GO` or `NBD_OPT_EXPORT_NAME`: look up this export.
+    OpenExport {
+        /// Its name. Empty means the default export, if there is one.
+        name: String,
+        /// Whether the client only wants to know about it, or to use it.
+        kind: OpenKind,
+    },
+    /// The client entered transmission with this export: the one that was last answered with `Ok`.
+    Transmission {
+        /// What the client was told.
+        export: ExportInfo,
+        /// Whether it negotiated structured replies.
+        structured: bool,
+    },
+    /// Close the connection.
+    Close(CloseReason),
+}
+
+/// What a client that names an export wants.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum OpenKind {
+    /// `NBD_OPT_INFO`: to know about it. The shell need not attach it.
+    Info,
+    /// `NBD_OPT_GO`: to use it.
+    Go,
+    /// `NBD_OPT_EXPORT_NAME`: to use it; a refusal can only be expressed by closing the connection.
+    ExportName,
+}
+
+/// Why a handshake ended without an export.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CloseReason {
+    /// The client sent `NBD_OPT_ABORT`.
+    Aborted,
+    /// The export of an `NBD_OPT_EXPORT_NAME` was refused, or the server is shutting down.
+    ExportRefused,
+}
+
+#[derive(Debug)]
+enum State {
+    ClientFlags,
+    OptionHeader,
+    /// The header has been taken; the data is kept until it is complete.
+    OptionData(Announced),
+    /// The header has been taken; the data is thrown away as it comes, then the verdict is carried out.
+    Discarding {
+        option: u32,
+        remaining: u32,
+        then: Verdict,
+    },
+    AwaitingList,
+    AwaitingOpen {
+        option: u32,
+        kind: OpenKind,
+        requests: InfoRequests,
+    },
+    Entering(ExportInfo),
+    Closing(CloseReason),
+    Finished,
+    Failed(ProtocolError),
+}
+
+/// What becomes of an option whose data does not matter.
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    Refuse(u32, &'static str),
+    UseStructuredReplies,
+    List,
+    Abort,
+}
+
+impl Handshake {
+    /// Starts a handshake; its first step sends the greeting.
+    pub fn new(limits: Limits) -> Self {
+        let mut output = BytesMut::with_capacity(64);
+        reply::greeting(&mut output);
+        Self {
+            limits,
+            state: State::ClientFlags,
+            output,
+            fixed_newstyle: false,
+            no_zeroes: false,
+            structured: false,
+            shutting_down: false,
+        }
+    }
+
+    /// Takes what it can from `input` and says what to do next. See the order of calls on the type.
+    ///
+    /// # Errors
+    ///
+    /// The client broke the protocol beyond answering: close the connection.
+    ///
+    /// # Panics
+    ///
+    /// If a question was not answered, or after [`Step::Transmission`].
+    pub fn advance(&mut self, input: &mut BytesMut) -> Result<Step, ProtocolError> {
+        let step = self.run(input);
+        if let Err(error) = step {
+            self.state = State::Failed(error);
+        }
+        step
+    }
+
+    /// Answers [`Step::ListExports`]. Entries are sent in the order given; the shell bounds their number.
+    ///
+    /// # Panics
+    ///
+    /// If that was not asked.
+    pub fn answer_list(&mut self, answer: Result<&[ExportSummary], ExportError>) {
+        assert!(matches!(self.state, State::AwaitingList), "answer_list without Step::ListExports");
+        self.state = State::OptionHeader;
+        match answer {
+            Ok(exports) => {
+                for export in exports {
+                    reply::server(spec::option::LIST, export, &mut self.output);
+                }
+                reply::ack(spec::option::LIST, &mut self.output);
+            }
+            Err(error) => self.refuse(spec::option::LIST, error.kind.reply_type(), &error.message),
+        }
+    }
+
+    /// Answers [`Step::OpenExport`].
+    ///
+    /// # Panics
+    ///
+    /// If that was not asked.
+    pub fn answer_open(&mut self, answer: Result<ExportInfo, ExportError>) {
+        let State::AwaitingOpen { option, kind, requests } = self.state else {
+            panic!("answer_open without Step::OpenExport");
+        };
+        let output = &mut self.output;
+        self.state = match (answer, kind) {
+            (Ok(export), OpenKind::ExportName) => {
+                let flags = export.transmission_flags(self.structured);
+                reply::export_name(export.size_bytes, flags, self.no_zeroes, output);
+                State::Entering(export)
+            }
+            (Ok(export), OpenKind::Info | OpenKind::Go) => {
+                reply::infos(option, &export, export.transmission_flags(self.structured), requests, output);
+                reply::ack(option, output);
+                if kind == OpenKind::Go { State::Entering(export) } else { State::OptionHeader }
+            }
+            (Err(_), OpenKind::ExportName) => State::Closing(CloseReason::ExportRefused),
+            (Err(error), OpenKind::Info | OpenKind::Go) => {
+                reply::error(option, error.kind.reply_type(), &error.message, output);
+                State::OptionHeader
+            }
+        };
+    }
+
+    /// From now on every option but `NBD_OPT_ABORT` is answered with `NBD_REP_ERR_SHUTDOWN` ("Termination of the
+    /// session during option haggling"). An open question must still be answered.
+    pub fn begin_shutdown(&mut self) {
+        self.shutting_down = true;
+    }
+
+    fn run(&mut self, input: &mut BytesMut) -> Result<Step, ProtocolError> {
+        loop {
+            if !self.output.is_empty() {
+                return Ok(Step::Send(self.output.split().freeze()));
+            }
+            let step = match &self.state {
+                State::ClientFlags => self.take_client_flags(input)?,
+                State::OptionHeader => self.take_option_header(input)?,
+                &State::OptionData(announced) => self.take_option_data(announced, input)?,
+                State::Discarding { .. } => self.discard(input),
+                State::AwaitingList => panic!("Step::ListExports was not answered"),
+                State::AwaitingOpen { .. } => panic!("Step::OpenExport was not answered"),
+                State::Entering(_) => Some(self.enter()),
+                State::Closing(reason) => Some(Step::Close(*reason)),
+                State::Finished => panic!("the handshake is over"),
+                State::Failed(error) => return Err(*error),
+            };
+            if let Some(step) = step {
+                return Ok(step);
+            }
+        }
+    }
+
+    fn take_client_flags(&mut self, input: &mut BytesMut) -> Result<Option<Step>, ProtocolError> {
+        if input.len() < CLIENT_FLAGS_BYTES {
+            return Ok(need(CLIENT_FLAGS_BYTES - input.len()));
+        }
+        let flags = input.get_u32();
+        let (fixed_newstyle, no_zeroes) =
+            (u32::from(handshake_flag::FIXED_NEWSTYLE), u32::from(handshake_flag::NO_ZEROES));
+        if flags & !(fixed_newstyle | no_zeroes) != 0 {
+            return Err(ProtocolError::UnknownClientFlags(flags));
+        }
+        self.fixed_newstyle = flags & fixed_newstyle != 0;
+        self.no_zeroes = flags & no_zeroes != 0;
+        self.state = State::OptionHeader;
+        Ok(None)
+    }
+
+    fn take_option_header(&mut self, input: &mut BytesMut) -> Result<Option<Step>, ProtocolError> {
+        let Some(announced) = option::take_header(input)? else {
+            return Ok(need(OPTION_HEADER_BYTES - input.len()));
+        };
+        self.state = self.plan(announced)?;
+        Ok(None)
+    }
+
+    /// Decides, from the header alone, whether an option's data is worth keeping.
+    fn plan(&self, announced: Announced) -> Result<State, ProtocolError> {
+        let Announced { option, len_bytes } = announced;
+        if !self.fixed_newstyle && option != spec::option::EXPORT_NAME {
+            return Err(ProtocolError::OptionNeedsFixedNewstyle(option));
+        }
+        let name_bytes_max = self.limits.option_bytes_max.min(STRING_BYTES_MAX as u32);
+        let name_too_long = option == spec::option::EXPORT_NAME && len_bytes > name_bytes_max;
+        if name_too_long || len_bytes > self.limits.option_discard_bytes_max {
+            return Err(ProtocolError::OptionTooLong { option, len_bytes });
+        }
+        let then = match option {
+            spec::option::ABORT => Verdict::Abort,
+            spec::option::EXPORT_NAME if self.shutting_down => {
+                return Ok(State::Closing(CloseReason::ExportRefused));
+            }
+            _ if self.shutting_down => {
+                Verdict::Refuse(option_reply::ERR_SHUTDOWN, "the server is shutting down")
+            }
+            spec::option::EXPORT_NAME => return Ok(State::OptionData(announced)),
+            spec::option::INFO | spec::option::GO if len_bytes <= self.limits.option_bytes_max => {
+                return Ok(State::OptionData(announced));
+            }
+            spec::option::INFO | spec::option::GO => {
+                Verdict::Refuse(option_reply::ERR_TOO_BIG, "the option's data is too long")
+            }
+            spec::option::LIST | spec::option::STRUCTURED_REPLY if len_bytes > 0 => {
+                Verdict::Refuse(option_reply::ERR_INVALID, "this option takes no data")
+            }
+            spec::option::LIST => Verdict::List,
+            spec::option::STRUCTURED_REPLY => Verdict::UseStructuredReplies,
+            _ => Verdict::Refuse(option_reply::ERR_UNSUP, "this server does not know the option"),
+        };
+        Ok(State::Discarding { option, remaining: len_bytes, then })
+    }
+
+    fn take_option_data(
+        &mut self,
+        announced: Announced,
+        input: &mut BytesMut,
+    ) -> Result<Option<Step>, ProtocolError> {
+        let Announced { option, len_bytes } = announced;
+        let len_bytes = len_bytes as usize;
+        if input.len() < len_bytes {
+            return Ok(need(len_bytes - input.len()));
+        }
+        let data = input.split_to(len_bytes);
+        let (name, kind, requests) = if option == spec::option::EXPORT_NAME {
+            let name = option::read_name(&data).map_err(|_| ProtocolError::ExportName)?;
+            (name, OpenKind::ExportName, InfoRequests::default())
+        } else {
+            match option::read_open(&data) {
+                Ok(open) if option == spec::option::GO => (open.name, OpenKind::Go, open.requests),
+                Ok(open) => (open.name, OpenKind::Info, open.requests),
+                Err(message) => {
+                    self.state = State::OptionHeader;
+                    self.refuse(option, option_reply::ERR_INVALID, message);
+                    return Ok(None);
+                }
+            }
+        };
+        self.state = State::AwaitingOpen { option, kind, requests };
+        Ok(Some(Step::OpenExport { name, kind }))
+    }
+
+    fn discard(&mut self, input: &mut BytesMut) -> Option<Step> {
+        let State::Discarding { option, remaining, then } = &mut self.state else {
+            unreachable!("called for this state only");
+        };
+        let here = input.len().min(*remaining as usize);
+        input.advance(here);
+        *remaining -= here as u32;
+        if *remaining > 0 {
+            return need(DISCARD_HINT_BYTES.min(*remaining as usize));
+        }
+        let (option, then) = (*option, *then);
+        self.state = State::OptionHeader;
+        match then {
+            Verdict::Refuse(reply_type, message) => self.refuse(option, reply_type, message),
+            Verdict::UseStructuredReplies => {
+                self.structured = true;
+                reply::ack(option, &mut self.output);
+            }
+            Verdict::List => {
+                self.state = State::AwaitingList;
+                return Some(Step::ListExports);
+            }
+            Verdict::Abort => {
+                self.state = State::Closing(CloseReason::Aborted);
+                reply::ack(option, &mut self.output);
+            }
+        }
+        None
+    }
+
+    fn refuse(&mut self, option: u32, reply_type: u32, message: &str) {
+        reply::error(option, reply_type, message, &mut self.output);
+    }
+
+    fn enter(&mut self) -> Step {
+        let State::Entering(export) = std::mem::replace(&mut self.state, State::Finished) else {
+            unreachable!("called for this state only");
+        };
+        Step::Transmission { export, structured: self.structured }
+    }
+}
+
+fn need(missing: usize) -> Option<Step> {
+    Some(Step::NeedMore { missing })
+}

@@ -1,0 +1,41 @@
+//! The NBD protocol's server side, as a pure state machine: bytes in, requests out; replies in, bytes out.
+//!
+//! The source is the NBD project's `doc/proto.md`, whose sections are named where a rule comes from them. A session is
+//! a [`Handshake`] followed by a [`Transmission`]; each documents the order of calls on its type. What a client can
+//! make a session hold is bounded by [`Limits`] and by the export's [`BlockSizes`].
+//!
+//! This crate owns no socket, thread, clock or random source, and knows no volumes: the gateway's shell moves bytes,
+//! looks exports up, carries requests out, bounds how many are in flight and ends sessions that take too long.
+//!
+//! Not spoken: oldstyle negotiation, TLS, metadata contexts, extended headers, `NBD_CMD_CACHE`, resizing and fast
+//! zeroing. Their options are answered with `NBD_REP_ERR_UNSUP` and their commands and flags with `NBD_EINVAL`.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use quoin_nbd::{CloseReason, Handshake, Limits, Step};
+//!
+//! let mut handshake = Handshake::new(Limits::default());
+//! let mut input = BytesMut::from(&b"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x02\x00\x00\x00\x00"[..]);
+//! let Step::Send(greeting) = handshake.advance(&mut input)? else { panic!() };
+//! assert_eq!(&greeting[..], b"NBDMAGICIHAVEOPT\x00\x03");
+//! let Step::Send(acknowledgement) = handshake.advance(&mut input)? else { panic!() };
+//! assert_eq!(acknowledgement.len(), 20);
+//! assert_eq!(handshake.advance(&mut input)?, Step::Close(CloseReason::Aborted));
+//! # Ok::<(), quoin_nbd::ProtocolError>(())
+//! ```
+
+mod error;
+mod export;
+pub mod fuzz;
+mod handshake;
+mod limits;
+mod spec;
+mod transmission;
+
+pub use error::{Errno, ProtocolError};
+pub use export::{
+    BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary, TransmissionFlags,
+};
+pub use handshake::{CloseReason, Handshake, OpenKind, Step};
+pub use limits::{Limits, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
+pub use transmission::{Answered, Cookie, Operation, Received, ReplyEncoder, Request, Transmission};

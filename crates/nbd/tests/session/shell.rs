@@ -1,0 +1,228 @@
+//! A shell in memory around one session: a few exports, one disk, every request carried out at once.
+
+use bytes::BytesMut;
+use quoin_nbd::{
+    BlockSizes, CloseReason, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
+    Handshake, Limits, OpenKind, Operation, ProtocolError, Received, Request, Step, Transmission,
+};
+
+pub(crate) const SIZE_BYTES: u64 = 64 << 10;
+/// Reads that touch this byte fail.
+pub(crate) const BAD_BYTE: u64 = 0xf000;
+
+#[derive(Debug)]
+enum Phase {
+    Handshake(Handshake),
+    Transmission(Transmission),
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Closed(CloseReason),
+    Disconnected,
+    Broken(ProtocolError),
+}
+
+pub(crate) struct Shell {
+    phase: Phase,
+    limits: Limits,
+    input: BytesMut,
+    /// Everything sent.
+    pub(crate) output: Vec<u8>,
+    /// What the session asked for, a line each.
+    pub(crate) asked: Vec<String>,
+    pub(crate) disk: Vec<u8>,
+    pub(crate) end: Option<End>,
+    pub(crate) list_refused: bool,
+}
+
+impl Shell {
+    /// Starts with the handshake.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self::start(Phase::Handshake(Handshake::new(limits)), limits)
+    }
+
+    /// Starts in transmission.
+    pub(crate) fn transmitting(export: &str, structured: bool, limits: Limits) -> Self {
+        let export = open(export).expect("an export of the test");
+        Self::start(Phase::Transmission(Transmission::new(&export, structured, limits)), limits)
+    }
+
+    fn start(phase: Phase, limits: Limits) -> Self {
+        Self {
+            phase,
+            limits,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            asked: Vec::new(),
+            disk: (0..SIZE_BYTES).map(pattern).collect(),
+            end: None,
+            list_refused: false,
+        }
+    }
+
+    pub(crate) fn begin_shutdown(&mut self) {
+        match &mut self.phase {
+            Phase::Handshake(handshake) => handshake.begin_shutdown(),
+            Phase::Transmission(transmission) => transmission.begin_shutdown(),
+        }
+    }
+
+    /// Receives bytes and does all that follows from them.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        while self.end.is_none() && self.turn() {}
+    }
+
+    /// One step; `false` when more bytes are needed.
+    fn turn(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Handshake(handshake) => match handshake.advance(&mut self.input) {
+                Ok(step) => self.step(step),
+                Err(error) => self.finish(End::Broken(error)),
+            },
+            Phase::Transmission(transmission) => match transmission.next_request(&mut self.input) {
+                Ok(Some(received)) => self.received(received),
+                Ok(None) => {
+                    assert!(transmission.missing(&self.input) > 0);
+                    false
+                }
+                Err(error) => self.finish(End::Broken(error)),
+            },
+        }
+    }
+
+    fn step(&mut self, step: Step) -> bool {
+        let Phase::Handshake(handshake) = &mut self.phase else { unreachable!() };
+        match step {
+            Step::NeedMore { missing } => {
+                assert!(missing > 0);
+                return false;
+            }
+            Step::Send(bytes) => self.output.extend_from_slice(&bytes),
+            Step::ListExports => {
+                self.asked.push("list".into());
+                let entries =
+                    [summary("disk", "a disk"), summary("read-only", ""), summary("nul\0", "never sent")];
+                handshake.answer_list(if self.list_refused {
+                    Err(ExportError::new(ExportErrorKind::Policy, "not listed"))
+                } else {
+                    Ok(&entries)
+                });
+            }
+            Step::OpenExport { name, kind } => {
+                let kind = match kind {
+                    OpenKind::Info => "info",
+                    OpenKind::Go => "go",
+                    OpenKind::ExportName => "export-name",
+                };
+                self.asked.push(format!("{kind} \"{name}\""));
+                handshake.answer_open(open(&name));
+            }
+            Step::Transmission { export, structured } => {
+                self.phase = Phase::Transmission(Transmission::new(&export, structured, self.limits));
+            }
+            Step::Close(reason) => return self.finish(End::Closed(reason)),
+        }
+        true
+    }
+
+    fn received(&mut self, received: Received) -> bool {
+        match received {
+            Received::Request(request) => self.carry_out(&request),
+            Received::Answered(answered) => self.output.extend_from_slice(&answered.reply),
+            Received::Disconnect => return self.finish(End::Disconnected),
+        }
+        true
+    }
+
+    fn carry_out(&mut self, request: &Request) {
+        let Phase::Transmission(transmission) = &self.phase else { unreachable!() };
+        let replies = transmission.replies();
+        let cookie: Cookie = request.cookie;
+        let mut out = BytesMut::new();
+        self.asked.push(describe(&request.operation));
+        match &request.operation {
+            &Operation::Read { offset, len, .. } => {
+                let end = offset + u64::from(len);
+                if (offset..end).contains(&BAD_BYTE) {
+                    replies.error(cookie, Errno::Io, "bad block", &mut out);
+                } else {
+                    replies.read_header(cookie, offset, len, &mut out);
+                    out.extend_from_slice(&self.disk[offset as usize..end as usize]);
+                }
+            }
+            Operation::Write { offset, data, .. } => {
+                self.disk[*offset as usize..][..data.len()].copy_from_slice(data);
+                replies.ok(cookie, &mut out);
+            }
+            Operation::Flush => replies.ok(cookie, &mut out),
+            &Operation::Trim { offset, len, .. } | &Operation::WriteZeroes { offset, len, .. } => {
+                self.disk[offset as usize..][..len as usize].fill(0);
+                replies.ok(cookie, &mut out);
+            }
+        }
+        self.output.extend_from_slice(&out);
+    }
+
+    fn finish(&mut self, end: End) -> bool {
+        self.end = Some(end);
+        false
+    }
+}
+
+/// What the disk holds at first.
+pub(crate) fn pattern(offset: u64) -> u8 {
+    (offset % 251) as u8
+}
+
+/// The exports of the tests.
+pub(crate) fn open(name: &str) -> Result<ExportInfo, ExportError> {
+    let mut export = ExportInfo {
+        name: "disk".into(),
+        description: "a disk".into(),
+        size_bytes: SIZE_BYTES,
+        read_only: false,
+        multi_conn: true,
+        block_sizes: BlockSizes::default(),
+    };
+    match name {
+        "" | "disk" => {}
+        "coarse" => {
+            export.name = name.into();
+            export.description = String::new();
+            export.multi_conn = false;
+            export.block_sizes = BlockSizes::new(512, 4096, 8192).expect("valid sizes");
+        }
+        "read-only" => {
+            export.name = name.into();
+            export.read_only = true;
+        }
+        "closing" => return Err(ExportError::new(ExportErrorKind::Shutdown, "closing")),
+        "secret" => return Err(ExportError::new(ExportErrorKind::Policy, "not for you")),
+        _ => return Err(ExportError::new(ExportErrorKind::Unknown, "no such export")),
+    }
+    Ok(export)
+}
+
+fn summary(name: &str, description: &str) -> ExportSummary {
+    ExportSummary { name: name.into(), description: description.into() }
+}
+
+fn describe(operation: &Operation) -> String {
+    let flag = |set: bool, name: &str| if set { format!(" {name}") } else { String::new() };
+    match operation {
+        Operation::Read { offset, len, dont_fragment } => {
+            format!("read {offset}+{len}{}", flag(*dont_fragment, "df"))
+        }
+        Operation::Write { offset, data, fua } => {
+            format!("write {offset}+{}{}", data.len(), flag(*fua, "fua"))
+        }
+        Operation::Flush => "flush".into(),
+        Operation::Trim { offset, len, fua } => format!("trim {offset}+{len}{}", flag(*fua, "fua")),
+        Operation::WriteZeroes { offset, len, fua, may_trim } => {
+            format!("zero {offset}+{len}{}{}", flag(*fua, "fua"), flag(!*may_trim, "no-hole"))
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Bringing voters back while the segment is served (rules W2, S1–S4).
+
+use super::voter::{Progress, Stage};
+use super::{Links, Phase, Segment};
+use crate::history::common_point;
+use quoin_types::{Moment, Seq};
+use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState, Settle};
+
+/// Opening and starting wait for the disk's sync, which may take longer than an answer on the I/O path.
+const PATIENCE: u32 = 5;
+
+impl Segment {
+    /// A resync goes on, is complete, or broke.
+    pub fn on_resync_report(&mut self, report: &ResyncReport, now: Moment, links: &mut dyn Links) {
+        let Some(index) = self.voter(report.replica).filter(|_| report.epoch == self.config.epoch) else {
+            return;
+        };
+        let voter = &mut self.voters[index];
+        if !matches!(voter.stage, Stage::Recovering | Stage::Joining | Stage::Pulling) {
+            return;
+        }
+        voter.progress.update(now, report.done_bytes, report.total_bytes);
+        match (report.state, &voter.stage) {
+            (ResyncState::Running, _) => {}
+            (ResyncState::Complete, Stage::Recovering) => self.recovered(index, now, links),
+            (ResyncState::Complete, Stage::Joining) => {
+                // S2: from here on its positions count; they arrive behind this report.
+                voter.stage = Stage::Live;
+                self.went_live(index, now, links);
+            }
+            (ResyncState::RoundDone, Stage::Pulling) => {
+                voter.round_due = false;
+                self.open(index, now, links);
+            }
+            (state, _) => {
+                let own_fault = matches!(state, ResyncState::Failed(Refusal::NoSpace | Refusal::Disk));
+                self.voters[index].resync_broke();
+                self.rest(index, now);
+                // Perhaps the authority no longer answers: ask all anew, and decide among those that do.
+                if let Some(authority) = self.authority().filter(|_| !own_fault) {
+                    self.authority_lost(authority, now, links);
+                }
+            }
+        }
+    }
+
+    /// Decides for a voter that has told what it has, once the epoch's start is decided.
+    pub(super) fn catch_up(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        let (Some(base), Some(report)) = (&self.base, self.voters[index].report()) else { return };
+        let end = Self::reported_end(report);
+        let (shaken, mixed) = (report.shaken, report.mixed);
+        if end.epoch == self.config.epoch && !mixed {
+            if end.seq > self.log.last() {
+                let reason =
+                    format!("it has write {} where {} is the last that was given", end.seq, self.log.last());
+                return self.voters[index].fail(reason);
+            }
+            if end.seq.next() >= self.log.floor() {
+                return self.resend(index, end.seq, shaken, now, links);
+            }
+        } else if end == base.expect && self.log.floor() == base.expect.seq.next() {
+            // A clean replica in the very state that the epoch started from; or one that was brought there for it.
+            let in_state = self.voters[index].in_base_state || (!mixed && !base.mixed);
+            if in_state {
+                return self.send_start(index, now, links);
+            }
+        }
+        self.pull(index, now, links);
+    }
+
+    /// W2: a short gap is re-sent from memory.
+    fn resend(&mut self, index: usize, position: Seq, shaken: bool, now: Moment, links: &mut dyn Links) {
+        if position < self.log.last() {
+            self.statistics.resends += 1;
+        }
+        let last = self.log.last();
+        let voter = &mut self.voters[index];
+        voter.settle_at = shaken.then_some(last);
+        voter.go_live(position);
+        self.settle(index, links);
+        self.went_live(index, now, links);
+    }
+
+    /// The gap is too old, or the states diverged: pull from a live peer.
+    fn pull(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        let (Some(base), Some(report)) = (&self.base, self.voters[index].report()) else { return };
+        let source = self
+            .voters
+            .iter()
+            .enumerate()
+            .filter(|(other, voter)| *other != index && voter.is_live())
+            .max_by_key(|(_, voter)| voter.accepted);
+        let Some((_, source)) = source else { return };
+        let mode = if self.voters[index].round_due { ResyncMode::Round } else { ResyncMode::Join };
+        let order = Resync {
+            replica: self.voters[index].config.replica,
+            epoch: self.config.epoch,
+            mode,
+            common: common_point((&report.history, report.last), (&base.history, self.log.last())),
+            history: base.history.clone(),
+            join_at: self.log.next(),
+            source_mixed: false,
+            source: source.source(),
+        };
+        self.statistics.resyncs += 1;
+        let stage = if mode == ResyncMode::Join { Stage::Joining } else { Stage::Pulling };
+        self.order_resync(index, order, stage, now, links);
+    }
+
+    pub(super) fn order_resync(
+        &mut self,
+        index: usize,
+        order: Resync,
+        stage: Stage,
+        now: Moment,
+        links: &mut dyn Links,
+    ) {
+        let voter = &mut self.voters[index];
+        voter.stage = stage;
+        voter.asked_at = now;
+        voter.in_base_state = false;
+        voter.settle_at = None;
+        // What it had is replaced; its positions mean nothing until it is complete (rule S2).
+        voter.durable = Seq::ZERO;
+        voter.progress = Progress::default();
+        voter.restart_stream(order.join_at.previous());
+        links.send(voter.config.node, Message::Resync(order));
+    }
+
+    /// A2: a shaken voter that has everything again is told so.
+    pub(super) fn settle(&mut self, index: usize, links: &mut dyn Links) {
+        let voter = &mut self.voters[index];
+        if let Some(seq) = voter.settle_at.filter(|seq| *seq <= voter.accepted) {
+            voter.settle_at = None;
+            links.send(
+                voter.config.node,
+                Message::Settle(Settle { replica: voter.config.replica, epoch: self.config.epoch, seq }),
+            );
+        }
+    }
+
+    pub(super) fn tick_voters(&mut self, now: Moment, links: &mut dyn Links) {
+        let limit = self.config.timing.unanswered_max;
+        for index in 0..self.voters.len() {
+            let voter = &self.voters[index];
+            match voter.stage {
+                Stage::Live | Stage::Joining if voter.oldest_unanswered(now) > limit => {
+                    links.cut(voter.config.node, "it does not answer writes");
+                }
+                Stage::Opening | Stage::Starting if now.since(voter.asked_at) > limit * PATIENCE => {
+                    links.cut(voter.config.node, "it does not answer");
+                }
+                Stage::Live | Stage::Joining => self.pump(index, now, links),
+                Stage::Resting(until) if now >= until => self.open(index, now, links),
+                Stage::Opened(_) if matches!(self.phase, Phase::Starting | Phase::Running) => {
+                    self.catch_up(index, now, links);
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Reads: from one live voter, with a second one when it is late (rules R0–R3).
+
+use super::{Completion, Failure, Links, Request, Segment, Token};
+use quoin_types::{ExtentIndex, Moment, Version};
+use quoin_wire::{Message, Read, ReadReply, ReadResult, Refusal, Repair};
+use std::time::Duration;
+
+/// A voter that is slower by less than this is not worth a change.
+const SLOWER_MIN: Duration = Duration::from_millis(1);
+
+/// A read on its way.
+#[derive(Debug)]
+pub(super) struct PendingRead {
+    pub(super) token: Token,
+    offset: u64,
+    length: u32,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    voter: usize,
+    sent_at: Moment,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Open,
+    Refused,
+    Damaged,
+}
+
+impl PendingRead {
+    fn is_open(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.outcome == Outcome::Open)
+    }
+}
+
+impl Segment {
+    /// Starts a read; `false` if no voter can serve it now.
+    pub(super) fn start_read(
+        &mut self,
+        token: Token,
+        offset: u64,
+        length: u32,
+        now: Moment,
+        links: &mut dyn Links,
+    ) -> bool {
+        if !self.has_lease(now) {
+            return false;
+        }
+        let id = self.next_read;
+        let read = PendingRead { token, offset, length, attempts: Vec::with_capacity(1) };
+        self.reads.insert(id, read);
+        if self.ask(id, now, links) {
+            self.next_read += 1;
+            return true;
+        }
+        self.reads.remove(&id);
+        false
+    }
+
+    /// A voter has answered a read.
+    pub fn on_read_reply(&mut self, reply: ReadReply, now: Moment, links: &mut dyn Links) {
+        let Some(index) = self.voter(reply.replica) else { return };
+        let Some(read) = self.reads.get_mut(&reply.id) else { return };
+        let length = read.length;
+        let open = |attempt: &&mut Attempt| attempt.voter == index && attempt.outcome == Outcome::Open;
+        let Some(attempt) = read.attempts.iter_mut().find(open) else { return };
+        let latency = now.since(attempt.sent_at);
+        attempt.outcome = match &reply.result {
+            ReadResult::Data { checksums, data } => {
+                if data.len() == length as usize && quoin_wire::first_mismatch(data, checksums).is_none() {
+                    let voter = &mut self.voters[index];
+                    voter.latency = (voter.latency * 7 + latency) / 8;
+                    self.got_data(reply, now, links);
+                    return;
+                }
+                Outcome::Damaged
+            }
+            ReadResult::Refused(Refusal::HigherEpoch(epoch)) if *epoch > self.config.epoch => {
+                self.fence();
+                return;
+            }
+            ReadResult::Refused(_) => Outcome::Refused,
+            ReadResult::Mismatch { .. } => Outcome::Damaged,
+        };
+        if let ReadResult::Mismatch { extent, version } = reply.result {
+            self.statistics.damaged_reads += 1;
+            self.repair(index, extent, version, links);
+        }
+        self.next_attempt(reply.id, now, links);
+    }
+
+    /// A voter's session has ended: what was asked of it is asked of another.
+    pub(super) fn retry_reads_of(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        let mut stranded = Vec::new();
+        for (id, read) in &mut self.reads {
+            for attempt in read.attempts.iter_mut().filter(|attempt| attempt.voter == index) {
+                attempt.outcome = Outcome::Refused;
+            }
+            if !read.is_open() {
+                stranded.push(*id);
+            }
+        }
+        stranded.sort_unstable();
+        stranded.into_iter().for_each(|id| self.next_attempt(id, now, links));
+    }
+
+    pub(super) fn tick_reads(&mut self, now: Moment, links: &mut dyn Links) {
+        let timing = self.config.timing;
+        let late = |voters: &[super::Voter], read: &PendingRead| {
+            let [attempt] = read.attempts.as_slice() else { return false };
+            let usual = voters[attempt.voter].latency * 4;
+            attempt.outcome == Outcome::Open
+                && now.since(attempt.sent_at) >= usual.clamp(timing.hedge_min, timing.hedge_max)
+        };
+        let mut hedged: Vec<u64> =
+            self.reads.iter().filter(|(_, read)| late(&self.voters, read)).map(|(id, _)| *id).collect();
+        hedged.sort_unstable();
+        for id in hedged {
+            if self.ask(id, now, links) {
+                self.statistics.hedged_reads += 1;
+            }
+        }
+        let limit = timing.unanswered_max;
+        for read in self.reads.values() {
+            for attempt in read.attempts.iter().filter(|attempt| attempt.outcome == Outcome::Open) {
+                if now.since(attempt.sent_at) > limit {
+                    links.cut(self.voters[attempt.voter].config.node, "it does not answer reads");
+                }
+            }
+        }
+    }
+
+    fn got_data(&mut self, reply: ReadReply, now: Moment, links: &mut dyn Links) {
+        let Some(read) = self.reads.remove(&reply.id) else { return };
+        let ReadResult::Data { data, .. } = reply.result else { return };
+        // R2: the lease is checked when data arrives, not when it was asked for.
+        if !self.has_lease(now) {
+            self.waiting.push_front((read.token, Request::Read { offset: read.offset, length: read.length }));
+            return self.start_waiting(now, links);
+        }
+        // R1: what it may show of writes that a failover could still undo is shown once they cannot be undone.
+        match self.log.last_overlapping(self.visible(), read.offset, u64::from(read.length)) {
+            Some(seq) => self.reads_to_commit.push((seq, read.token, data)),
+            None => self.completions.push(Completion::Read(read.token, data)),
+        }
+    }
+
+    /// An attempt came to nothing: ask another voter, or wait, or give up when every copy is damaged.
+    fn next_attempt(&mut self, id: u64, now: Moment, links: &mut dyn Links) {
+        if self.reads.get(&id).is_none_or(PendingRead::is_open) || self.ask(id, now, links) {
+            return;
+        }
+        let Some(read) = self.reads.remove(&id) else { return };
+        if read.attempts.iter().all(|attempt| attempt.outcome == Outcome::Damaged) {
+            self.completions.push(Completion::Failed(read.token, Failure::Damaged));
+        } else {
+            self.waiting.push_back((read.token, Request::Read { offset: read.offset, length: read.length }));
+        }
+    }
+
+    /// Asks the best voter that was not asked yet. The segment keeps to one voter as long as that is not clearly slower
+    /// than another: reads that go one way travel in batches.
+    fn ask(&mut self, id: u64, now: Moment, links: &mut dyn Links) -> bool {
+        let Some(read) = self.reads.get_mut(&id) else { return false };
+        let committed = self.committed;
+        // R0: it must have been sent, in this session, everything that was acknowledged.
+        let may_serve = |index: usize, voter: &super::Voter| {
+            voter.is_live()
+                && voter.sent >= committed
+                && read.attempts.iter().all(|attempt| attempt.voter != index)
+        };
+        let candidates = self.voters.iter().enumerate().filter(|(index, voter)| may_serve(*index, voter));
+        // The one on this machine, else the one that answers soonest.
+        let best =
+            candidates.min_by_key(|(_, voter)| (!voter.local, voter.latency + voter.oldest_unanswered(now)));
+        let Some((mut index, best)) = best else { return false };
+        if let Some((usual, voter)) =
+            self.usual_reader.and_then(|usual| Some((usual, self.voters.get(usual)?)))
+            && may_serve(usual, voter)
+            && voter.local == best.local
+            && voter.latency + voter.oldest_unanswered(now) <= best.latency * 2 + SLOWER_MIN
+        {
+            index = usual;
+        }
+        if read.attempts.is_empty() {
+            self.usual_reader = Some(index);
+        }
+        let voter = &self.voters[index];
+        let message = Read {
+            id,
+            replica: voter.config.replica,
+            epoch: self.config.epoch,
+            after: voter.sent,
+            offset: read.offset,
+            length: read.length,
+        };
+        links.send(voter.config.node, Message::Read(message));
+        read.attempts.push(Attempt { voter: index, sent_at: now, outcome: Outcome::Open });
+        true
+    }
+
+    /// R3: the damaged extent is fetched anew from another live voter.
+    fn repair(&mut self, index: usize, extent: ExtentIndex, version: Version, links: &mut dyn Links) {
+        let source = self.voters.iter().enumerate().find(|(other, voter)| *other != index && voter.is_live());
+        let Some((_, source)) = source else { return };
+        let voter = &self.voters[index];
+        let order = Repair {
+            replica: voter.config.replica,
+            epoch: self.config.epoch,
+            extent,
+            version,
+            source: source.source(),
+        };
+        links.send(voter.config.node, Message::Repair(order));
+    }
+}

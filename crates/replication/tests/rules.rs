@@ -1,0 +1,492 @@
+//! Rules at their edges, one small conversation each; and that nothing a peer says makes anyone panic.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quoin_replication::Timing;
+use quoin_replication::replica::{Puller, Replica, ReplicaMeta};
+use quoin_replication::writer::*;
+use quoin_types::*;
+use quoin_wire::*;
+use std::time::Duration;
+
+#[derive(Default)]
+struct Sent(Vec<(NodeId, Message)>);
+
+impl Links for Sent {
+    fn send(&mut self, node: NodeId, message: Message) {
+        self.0.push((node, message));
+    }
+    fn credit(&self, _node: NodeId, _extents: u64) -> Credit {
+        Credit::Enough
+    }
+    fn spend(&mut self, _node: NodeId, _extents: u64) {}
+    fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
+}
+
+fn at(milliseconds: u64) -> Moment {
+    Moment::ZERO + Duration::from_millis(milliseconds)
+}
+
+fn segment(epoch: u64) -> Segment {
+    let voter = |index: u64| VoterConfig {
+        node: NodeId(index),
+        name: format!("n{index}"),
+        address: String::new(),
+        replica: ReplicaId(index),
+    };
+    let config = SegmentConfig {
+        id: SegmentId::default(),
+        generation: Generation(1),
+        voters: (0..3).map(voter).collect(),
+        durability: Durability::Flush,
+        epoch: Epoch(epoch),
+        instance: InstanceId([1; 16]),
+        void: None,
+        retained_bytes_max: 1 << 20,
+        timing: Timing::default(),
+    };
+    Segment::new(config, at(0))
+}
+
+fn report(history: &[(u64, u64)], last: u64) -> ReplicaReport {
+    let start = |(epoch, first): &(u64, u64)| EpochStart { epoch: Epoch(*epoch), first: Seq(*first) };
+    let history = history.iter().map(start).collect();
+    ReplicaReport { history, last: Seq(last), lease_remainder: Duration::ZERO, mixed: false, shaken: false }
+}
+
+fn opened(segment: &mut Segment, links: &mut Sent, epoch: u64, replica: u64, report: ReplicaReport) {
+    let reply = OpenReply { replica: ReplicaId(replica), epoch: Epoch(epoch), result: Ok(report) };
+    segment.on_open_reply(reply, at(1), links);
+}
+
+fn started(segment: &mut Segment, links: &mut Sent, epoch: u64, replica: u64) {
+    let reply = StartEpochReply { replica: ReplicaId(replica), epoch: Epoch(epoch), result: Ok(()) };
+    segment.on_start_epoch_reply(&reply, at(1), links);
+}
+
+fn position(segment: &mut Segment, links: &mut Sent, replica: u64, accepted: u64, durable: u64) {
+    let (accepted, durable) = (Seq(accepted), Seq(durable));
+    segment.on_position(
+        &Position { replica: ReplicaId(replica), epoch: Epoch(1), accepted, durable },
+        at(2),
+        links,
+    );
+}
+
+/// Three new replicas, of which all are live under epoch 1, with leases.
+fn running(links: &mut Sent, epoch: u64) -> Segment {
+    let mut segment = segment(epoch);
+    for node in 0..3 {
+        segment.session_up(NodeId(node), at(0), links);
+    }
+    (0..3).for_each(|replica| opened(&mut segment, links, epoch, replica, report(&[], 0)));
+    (0..3).for_each(|replica| started(&mut segment, links, epoch, replica));
+    (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), at(1), at(1), links));
+    segment.allow_serving(at(1), links);
+    segment
+}
+
+fn write_one(segment: &mut Segment, links: &mut Sent, token: u64) {
+    let operation = Operation::Zero { offset: 0, length: BLOCK_BYTES };
+    segment.submit(Token(token), Request::Replicate { operation, durable: false }, at(2), links);
+}
+
+#[test]
+fn w3_what_a_failed_replica_had_no_longer_counts() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    write_one(&mut segment, links, 1);
+    (0..3).for_each(|replica| position(&mut segment, links, replica, 1, 0));
+    position(&mut segment, links, 1, 1, 1);
+    segment.submit(Token(2), Request::Flush, at(2), links);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(1))]);
+    // Replica 1 comes back without the write that it had made durable.
+    segment.session_up(NodeId(1), at(3), links);
+    opened(&mut segment, links, 1, 1, report(&[(1, 1)], 0));
+    assert!(matches!(segment.status()[1].health, VoterHealth::Failed(_)));
+    position(&mut segment, links, 0, 1, 1);
+    assert_eq!(segment.completions().count(), 0, "one copy is no majority");
+    position(&mut segment, links, 2, 1, 1);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(2))]);
+}
+
+#[test]
+fn w3_a_new_session_replaces_accepted_downwards() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    write_one(&mut segment, links, 1);
+    position(&mut segment, links, 1, 1, 0);
+    // Replica 1 comes back from a loss of power without it.
+    segment.session_up(NodeId(1), at(3), links);
+    opened(&mut segment, links, 1, 1, ReplicaReport { shaken: true, ..report(&[(1, 1)], 0) });
+    position(&mut segment, links, 0, 1, 0);
+    assert_eq!(segment.completions().count(), 0, "only replica 0 has it");
+    position(&mut segment, links, 1, 1, 0);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(1))]);
+}
+
+#[test]
+fn positions_during_attach_condemn_nobody() {
+    let links = &mut Sent::default();
+    let mut segment = segment(2);
+    (0..3).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+    opened(&mut segment, links, 2, 0, report(&[(1, 1)], 7));
+    opened(&mut segment, links, 2, 1, report(&[(1, 1)], 5));
+    opened(&mut segment, links, 2, 2, report(&[(1, 1)], 5));
+    let told = Position { replica: ReplicaId(1), epoch: Epoch(2), accepted: Seq(7), durable: Seq(5) };
+    segment.on_position(&told, at(2), links);
+    assert!(!matches!(segment.status()[1].health, VoterHealth::Failed(_)));
+}
+
+#[test]
+fn step_3_a_late_answer_that_has_more_becomes_the_authority() {
+    let links = &mut Sent::default();
+    let mut segment = segment(2);
+    (0..3).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+    opened(&mut segment, links, 2, 0, report(&[(1, 1)], 5));
+    opened(&mut segment, links, 2, 1, report(&[(1, 1)], 3));
+    segment.tick(at(200), links);
+    links.0.clear();
+    opened(&mut segment, links, 2, 2, report(&[(1, 1)], 9));
+    assert!(
+        !links.0.iter().any(|(_, message)| matches!(message, Message::Resync(_))),
+        "nothing is copied over it"
+    );
+    (0..3).for_each(|replica| {
+        opened(&mut segment, links, 2, replica, report(&[(1, 1)], [5, 3, 9][replica as usize]));
+    });
+    segment.tick(at(400), links);
+    let sources = links.0.iter().filter_map(|(_, message)| match message {
+        Message::Resync(order) => Some((order.replica.0, order.source.replica.0)),
+        _ => None,
+    });
+    assert_eq!(sources.collect::<Vec<_>>(), [(0, 2), (1, 2)]);
+}
+
+#[test]
+fn step_3_a_longer_tail_of_an_older_epoch_is_no_authority() {
+    let links = &mut Sent::default();
+    let mut segment = segment(3);
+    (0..2).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+    opened(&mut segment, links, 3, 0, report(&[(1, 1)], 15));
+    opened(&mut segment, links, 3, 1, report(&[(1, 1), (2, 11)], 11));
+    segment.tick(at(200), links);
+    let orders: Vec<_> =
+        links.0.iter().filter_map(|(_, m)| if let Message::Resync(r) = m { Some(r) } else { None }).collect();
+    let [order] = orders.as_slice() else { panic!("one is brought to the other's state: {orders:?}") };
+    assert_eq!((order.replica, order.source.replica), (ReplicaId(0), ReplicaId(1)));
+    assert_eq!(order.common, Point { epoch: Epoch(1), seq: Seq(10) });
+}
+
+fn read_sent(segment: &mut Segment, links: &mut Sent) -> Option<Read> {
+    segment.submit(Token(9), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    links.0.iter().find_map(|(_, message)| if let Message::Read(read) = message { Some(*read) } else { None })
+}
+
+#[test]
+fn read_numbers_of_two_epochs_differ() {
+    let number = |epoch: u64| {
+        let links = &mut Sent::default();
+        read_sent(&mut running(links, epoch), links).expect("a live voter is asked").id
+    };
+    assert_ne!(number(1), number(2));
+}
+
+#[test]
+fn r0_a_read_names_the_last_write_that_was_sent() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    (1..=3).for_each(|token| write_one(&mut segment, links, token));
+    assert_eq!(read_sent(&mut segment, links).map(|read| read.after), Some(Seq(3)));
+}
+
+fn replica(history: &[(u64, u64)], last: u64, power_was_lost: bool) -> Replica {
+    let mut meta = ReplicaMeta::new(SegmentId::default(), Generation(1));
+    meta.history = report(history, last).history;
+    meta.promise = LeaseHolder { instance: InstanceId([1; 16]), epoch: Epoch(1) };
+    Replica::restore(ReplicaId(0), meta, Seq(last), power_was_lost, at(0), Timing::default()).0
+}
+
+fn open(epoch: u64) -> Open {
+    Open {
+        replica: ReplicaId(0),
+        segment: SegmentId::default(),
+        epoch: Epoch(epoch),
+        generation: Generation(1),
+        instance: InstanceId([1; 16]),
+        void: None,
+    }
+}
+
+fn resync(epoch: u64, common: u64, join_at: u64) -> Resync {
+    Resync {
+        replica: ReplicaId(0),
+        epoch: Epoch(epoch),
+        mode: ResyncMode::Join,
+        common: Point { epoch: Epoch(1), seq: Seq(common) },
+        history: report(&[(1, 1)], 0).history,
+        join_at: Seq(join_at),
+        source_mixed: false,
+        source: Source { node: NodeId(1), address: String::new(), replica: ReplicaId(1) },
+    }
+}
+
+#[test]
+fn a2_only_a_started_epoch_ends_being_shaken() {
+    let session = SessionId(1);
+    let mut replica = replica(&[(1, 1)], 3, true);
+    replica.open(session, &open(2)).unwrap();
+    let order = resync(2, 3, 6);
+    replica.begin_resync(session, &order).unwrap();
+    assert!(
+        replica.finish_join(&order).meta.shaken,
+        "the attach may yet fail, and the authority be shaken too"
+    );
+    let start = StartEpoch {
+        replica: ReplicaId(0),
+        epoch: Epoch(2),
+        history: report(&[(1, 1), (2, 6)], 0).history,
+        expect: Point { epoch: Epoch(1), seq: Seq(5) },
+        allow_mixed: false,
+    };
+    assert!(!replica.start_epoch(session, &start).unwrap().unwrap().meta.shaken);
+}
+
+#[test]
+fn s2_no_reads_and_no_pulls_until_complete() {
+    let session = SessionId(1);
+    let mut replica = replica(&[(1, 1)], 3, false);
+    replica.open(session, &open(1)).unwrap();
+    assert!(
+        replica.may_read(Epoch(1), Seq(3)).is_ok()
+            && replica.may_pull(Epoch(1), Epoch(1), Seq(3), false).is_ok()
+    );
+    assert_eq!(replica.may_read(Epoch(1), Seq(4)), Err(Refusal::Behind), "R0");
+    let order = resync(1, 3, 4);
+    replica.begin_resync(session, &order).unwrap();
+    for allow_mixed in [false, true] {
+        assert_eq!(replica.may_pull(Epoch(1), Epoch(1), Seq(0), allow_mixed), Err(Refusal::Behind));
+    }
+    assert_eq!(replica.may_read(Epoch(1), Seq(0)), Err(Refusal::Behind));
+    assert!(!replica.counts());
+    replica.finish_join(&order);
+    assert!(replica.may_read(Epoch(1), Seq(3)).is_ok() && replica.counts());
+}
+
+#[test]
+fn a3_what_is_pulled_from_a_mixed_authority_stays_mixed() {
+    let session = SessionId(1);
+    let mut replica = replica(&[(1, 1)], 3, false);
+    replica.open(session, &open(2)).unwrap();
+    let order = Resync { source_mixed: true, ..resync(2, 3, 6) };
+    replica.begin_resync(session, &order).unwrap();
+    assert_eq!(replica.finish_join(&order).meta.mixed, Some(Point { epoch: Epoch(1), seq: Seq(5) }));
+    assert!(replica.report(at(0)).mixed);
+}
+
+#[test]
+fn s4_what_rounds_pulled_counts_within_one_epoch_only() {
+    let session = SessionId(1);
+    let mut replica = replica(&[(1, 1)], 3, false);
+    replica.open(session, &open(2)).unwrap();
+    let round = |epoch| Resync { mode: ResyncMode::Round, ..resync(epoch, 3, 6) };
+    replica.begin_resync(session, &round(2)).unwrap();
+    replica.finish_round(Seq(7));
+    replica.open(session, &open(2)).unwrap();
+    assert_eq!(replica.begin_resync(session, &round(2)).unwrap().1, Seq(7));
+    replica.open(session, &open(3)).unwrap();
+    assert_eq!(replica.begin_resync(session, &round(3)).unwrap().1, Seq(3));
+}
+
+#[test]
+fn s2_complete_at_the_highest_stated_position() {
+    let mut puller = Puller::new(resync(2, 3, 6), Seq(3), 10 * EXTENT_BYTES, []);
+    let replica = ReplicaId(1);
+    assert!(puller.next_request(1).is_some());
+    puller.on_list(ListReply { replica, result: Ok((Seq(6), vec![ExtentIndex(2)])) }).unwrap();
+    assert!(puller.next_request(1).is_some());
+    let (position, version, data) = (Seq(9), Seq(9), Bytes::new());
+    let fetched = FetchedExtent { position, version, zero_mask: u16::MAX, checksums: [0; 16], data };
+    let reply = FetchReply { replica, extent: ExtentIndex(2), result: Ok(fetched) };
+    assert!(puller.on_fetch(reply).unwrap().is_some());
+    assert!(puller.is_drained() && !puller.is_complete(Seq(8)), "what was pulled is from its future");
+    assert!(puller.is_complete(Seq(9)));
+}
+
+#[test]
+fn an_older_session_of_an_epoch_does_not_take_the_replica_back() {
+    let mut replica = replica(&[(1, 1)], 3, false);
+    replica.open(SessionId(5), &open(2)).unwrap();
+    assert_eq!(replica.open(SessionId(4), &open(2)).unwrap_err(), Refusal::StaleSession);
+    assert!(replica.open(SessionId(4), &open(3)).is_ok(), "a higher epoch may come on any");
+}
+
+#[test]
+fn a_replica_that_pulls_starts_no_epoch() {
+    let session = SessionId(1);
+    let mut replica = replica(&[(1, 1)], 3, false);
+    replica.open(session, &open(2)).unwrap();
+    replica.begin_resync(session, &resync(2, 3, 6)).unwrap();
+    let start = StartEpoch {
+        replica: ReplicaId(0),
+        epoch: Epoch(2),
+        history: report(&[(1, 1), (2, 4)], 0).history,
+        expect: Point { epoch: Epoch(1), seq: Seq(3) },
+        allow_mixed: true,
+    };
+    assert_eq!(replica.start_epoch(session, &start), Err(Refusal::WrongState));
+}
+
+#[test]
+fn a_peer_s_list_is_believed_within_the_segment_only() {
+    let list = |extents: Vec<u32>| {
+        let mut puller = Puller::new(resync(2, 3, 6), Seq(3), 10 * EXTENT_BYTES, []);
+        assert!(matches!(puller.next_request(4), Some(Message::List(_))));
+        let extents = extents.into_iter().map(ExtentIndex).collect();
+        puller.on_list(ListReply { replica: ReplicaId(1), result: Ok((Seq(5), extents)) }).is_ok()
+    };
+    assert!(list(vec![0, 9]));
+    assert!(!list(vec![10]));
+    assert!(!list(vec![1, 1]));
+    assert!(
+        !list((u32::MAX - 8191..=u32::MAX).collect()),
+        "a full page that ends at the last number there is"
+    );
+}
+
+fn some_number() -> impl Strategy<Value = u64> {
+    prop_oneof![0_u64..4, Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
+}
+
+fn some_report() -> impl Strategy<Value = ReplicaReport> {
+    let starts = proptest::collection::vec((some_number(), some_number()), 0..4);
+    (starts, some_number(), some_number(), any::<bool>(), any::<bool>()).prop_map(
+        |(starts, last, nanos, a, b)| {
+            let lease_remainder = Duration::from_nanos(nanos);
+            ReplicaReport { lease_remainder, mixed: a, shaken: b, ..report(&starts, last) }
+        },
+    )
+}
+
+fn some_refusal() -> impl Strategy<Value = Refusal> {
+    (0..6, some_number()).prop_map(|(kind, number)| match kind {
+        0 => Refusal::HigherEpoch(Epoch(number)),
+        1 => Refusal::Gap(Seq(number)),
+        2 => Refusal::StaleSession,
+        3 => Refusal::Behind,
+        4 => Refusal::NoSpace,
+        _ => Refusal::WrongState,
+    })
+}
+
+fn said_by_a_node() -> impl Strategy<Value = Message> {
+    let state = prop_oneof![
+        Just(ResyncState::Running),
+        Just(ResyncState::Complete),
+        Just(ResyncState::RoundDone),
+        some_refusal().prop_map(ResyncState::Failed)
+    ];
+    let result = prop_oneof![
+        Just(ReadResult::Data { checksums: vec![1], data: Bytes::from_static(b"short") }),
+        some_refusal().prop_map(ReadResult::Refused),
+        (any::<u32>(), some_number())
+            .prop_map(|(e, v)| ReadResult::Mismatch { extent: ExtentIndex(e), version: Seq(v) }),
+    ];
+    let who = || (0_u64..4).prop_map(ReplicaId);
+    let epoch = || prop_oneof![4 => Just(Epoch(2)), 1 => some_number().prop_map(Epoch)];
+    prop_oneof![
+        4 => (who(), epoch(), proptest::result::maybe_ok(some_report(), some_refusal()))
+            .prop_map(|(replica, epoch, result)| Message::OpenReply(OpenReply { replica, epoch, result })),
+        3 => (who(), epoch(), proptest::result::maybe_ok(Just(()), some_refusal()))
+            .prop_map(|(replica, epoch, result)| Message::StartEpochReply(StartEpochReply { replica, epoch, result })),
+        3 => (who(), epoch(), some_number(), some_number()).prop_map(|(replica, epoch, accepted, durable)| {
+            let position = Position { replica, epoch, accepted: Seq(accepted), durable: Seq(durable) };
+            Message::Positions(Positions { credit: 0, full: false, replicas: vec![position] })
+        }),
+        1 => (who(), epoch(), some_number(), some_refusal())
+            .prop_map(|(replica, epoch, seq, reason)| Message::Refused(Refused { replica, epoch, seq: Seq(seq), reason })),
+        2 => (who(), epoch(), some_number(), some_number(), state).prop_map(|(replica, epoch, a, b, state)| {
+            Message::ResyncReport(ResyncReport { replica, epoch, done_bytes: a, total_bytes: b, state })
+        }),
+        2 => (0_u64..3, who(), result).prop_map(|(id, replica, result)| {
+            Message::ReadReply(ReadReply { id: (2 << 32) + id, replica, result })
+        }),
+    ]
+}
+
+fn hear(segment: &mut Segment, message: Message, now: Moment, links: &mut Sent) {
+    match message {
+        Message::OpenReply(reply) => segment.on_open_reply(reply, now, links),
+        Message::StartEpochReply(reply) => segment.on_start_epoch_reply(&reply, now, links),
+        Message::Positions(positions) => segment.on_position(&positions.replicas[0], now, links),
+        Message::Refused(refused) => segment.on_refused(&refused, now, links),
+        Message::ResyncReport(report) => segment.on_resync_report(&report, now, links),
+        Message::ReadReply(reply) => segment.on_read_reply(reply, now, links),
+        other => unreachable!("{other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn nothing_a_node_says_makes_a_gateway_panic(
+        messages in proptest::collection::vec(said_by_a_node(), 0..40), honest in any::<bool>(),
+    ) {
+        let links = &mut Sent::default();
+        let mut segment = if honest { running(links, 2) } else { segment(2) };
+        (0..3).filter(|_| !honest).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+        for (step, message) in messages.into_iter().enumerate() {
+            let now = at(step as u64 * 40);
+            if step % 3 == 0 {
+                write_one(&mut segment, links, step as u64);
+                segment.submit(Token(1000 + step as u64), Request::Read { offset: 0, length: 4096 }, now, links);
+            }
+            hear(&mut segment, message, now, links);
+            segment.tick(now, links);
+            let _ = (segment.status(), segment.is_busy(), segment.completions().count());
+        }
+    }
+
+    #[test]
+    fn nothing_a_gateway_says_makes_a_replica_panic(
+        steps in proptest::collection::vec((0..6, [some_number(), some_number(), some_number(), some_number()], some_report(), any::<bool>()), 0..30),
+    ) {
+        let session = SessionId(1);
+        let mut replica = replica(&[(1, 1)], 3, false);
+        replica.open(session, &open(2)).unwrap();
+        for (kind, [a, b, c, d], other, flag) in steps {
+            match kind {
+                0 => drop(replica.open(SessionId(a), &Open { generation: Generation(b % 3), ..open(c) })),
+                1 => {
+                    let (expect, epoch) = (Point { epoch: Epoch(b), seq: Seq(c) }, Epoch(2));
+                    let (id, history) = (ReplicaId(0), other.history);
+                    let start = StartEpoch { replica: id, epoch, history, expect, allow_mixed: flag };
+                    let _ = replica.start_epoch(session, &start);
+                }
+                2 => if replica.take(session, Epoch(2), Seq(a)).is_ok_and(|take| take == quoin_replication::replica::Take::Append) {
+                    replica.appended(Seq(a));
+                    replica.made_durable(Seq(b));
+                },
+                3 => drop(replica.settle(session, Epoch(2), Seq(a))),
+                4 => {
+                    let mode = if flag { ResyncMode::Join } else { ResyncMode::Round };
+                    let common = Point { epoch: Epoch(a), seq: Seq(b) };
+                    let order = Resync { mode, common, history: other.history, ..resync(2, 0, c) };
+                    if let Ok((_, since)) = replica.begin_resync(session, &order) {
+                        let mut puller = Puller::new(order, since, 5 * EXTENT_BYTES, [ExtentIndex(a as u32)]);
+                        let _ = puller.next_request(2);
+                        puller.wrote_live(b, d);
+                        let _ = puller.on_list(ListReply { replica: ReplicaId(1), result: Ok((Seq(d), vec![])) });
+                        let _ = (puller.next_request(2), puller.is_complete(replica.position()), puller.progress_bytes());
+                    }
+                }
+                _ => {
+                    let _ = (replica.may_read(Epoch(a), Seq(b)), replica.may_pull(Epoch(a), Epoch(b), Seq(c), flag));
+                    let _ = replica.grant_lease(at(a), session, InstanceId([1; 16]), Epoch(2));
+                }
+            }
+            let _ = (replica.report(at(0)), replica.state());
+        }
+    }
+}

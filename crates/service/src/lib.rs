@@ -1,0 +1,7 @@
+//! What every role does alike when it runs as a process: its admin port, its log, its reaction to signals.
+//!
+//! Options are not here: they belong to the binary, which hands each role a finished `Config`.
+
+pub mod admin;
+pub mod logging;
+pub mod shutdown;

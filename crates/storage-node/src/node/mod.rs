@@ -1,0 +1,384 @@
+//! One storage node: the composition of the disk engine and the replicas on it. No socket, clock or thread: events in,
+//! [`Output`]s out, so that the simulator runs what ships.
+//!
+//! Order of calls: [`Node::new`]; then any of the `on_…` functions; [`Node::end_batch`] after each batch of them, which
+//! writes the journal once for all; then [`Node::outputs`].
+
+mod credit;
+mod effects;
+mod gateway;
+mod peer;
+mod placement;
+mod pull;
+mod reads;
+
+pub use placement::{Assignment, Wanted};
+pub use pull::PullId;
+pub use reads::ReadJob;
+
+use credit::Session;
+use effects::Effects;
+use foldhash::{HashMap, HashSet};
+use pull::Pulls;
+use quoin_replication::Timing;
+use quoin_replication::replica::{Persist, Replica, ReplicaMeta};
+use quoin_store::{
+    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, SyncDone, SyncJob,
+};
+use quoin_types::{BootId, ClusterId, DiskId, Moment, NodeId, ReplicaId, SessionId};
+use quoin_wire::{HelloReply, Message, Refusal, Source, Speaker};
+use std::time::Duration;
+
+/// A disk that has changed gets a checkpoint after this time even if its journal has room: trimmed space comes back, and
+/// the next start has little to replay.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
+
+/// What the shell has to do.
+pub enum Output {
+    /// Send a message on a session.
+    Send(SessionId, Message),
+    /// End a session: the other side broke the protocol.
+    Close(SessionId, String),
+    /// Run on another thread, then [`Node::on_synced`].
+    Sync(SyncJob),
+    /// Run on another thread, then [`Node::on_applied`].
+    Apply(ApplyJob),
+    /// Run on another thread, then [`Node::on_checkpointed`].
+    Checkpoint(CheckpointJob),
+    /// Run on another thread, then [`Node::on_read_done`].
+    Read(ReadJob),
+    /// Connect to a peer to pull from, then [`Node::on_peer_connected`].
+    ConnectPeer(PullId, Source),
+    /// Send a message to a peer that is pulled from.
+    SendPeer(PullId, Message),
+    /// End the connection to a peer.
+    ClosePeer(PullId),
+    /// Tell the cluster manager: the replica exists, durably.
+    Created(ReplicaId),
+    /// Tell the cluster manager: the replica is gone, durably.
+    Dropped(ReplicaId),
+}
+
+/// The disk engine failed: the process ends (crash-only).
+#[derive(Debug, thiserror::Error)]
+#[error("the disk failed: {0}")]
+pub struct Fatal(#[from] pub quoin_store::Error);
+
+/// Who the node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeIdentity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// Its disk.
+    pub disk: DiskId,
+    /// The kernel boot it runs under.
+    pub boot: BootId,
+}
+
+/// Counters, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Writes taken.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Reads served.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Blocks found damaged by reads.
+    pub damaged: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Bytes pulled from peers.
+    pub pulled_bytes: u64,
+    /// Bytes that peers pulled.
+    pub served_bytes: u64,
+    /// Extents repaired.
+    pub repaired: u64,
+}
+
+/// One storage node.
+pub struct Node {
+    identity: NodeIdentity,
+    timing: Timing,
+    engine: Engine,
+    replicas: HashMap<ReplicaId, Replica>,
+    sessions: HashMap<SessionId, Session>,
+    next_session: u64,
+    /// Replicas whose position is to be told.
+    moved: HashSet<ReplicaId>,
+    effects: Effects,
+    pulls: Pulls,
+    syncing: bool,
+    checkpointing: bool,
+    /// The last checkpoint made for its age, and the journal's records by then.
+    checkpointed: (Moment, u64),
+    counters: Counters,
+    outputs: Vec<Output>,
+}
+
+impl Node {
+    /// A node on an opened disk. `opened` tells what the opening found.
+    ///
+    /// # Errors
+    /// The disk failed, or holds a replica state of a later version.
+    pub fn new(
+        identity: NodeIdentity,
+        engine: Engine,
+        opened: &Opened,
+        resync_bytes_per_second: Option<u64>,
+        timing: Timing,
+        now: Moment,
+    ) -> Result<Self, Fatal> {
+        let mut node = Self {
+            identity,
+            timing,
+            engine,
+            replicas: HashMap::default(),
+            sessions: HashMap::default(),
+            // W3: session ids of different processes never meet.
+            next_session: opened.start_count << 32,
+            moved: HashSet::default(),
+            effects: Effects::default(),
+            pulls: Pulls::new(resync_bytes_per_second),
+            syncing: false,
+            checkpointing: false,
+            checkpointed: (now, 0),
+            counters: Counters::default(),
+            outputs: Vec::new(),
+        };
+        node.restore_replicas(opened.power_was_lost, now)?;
+        Ok(node)
+    }
+
+    fn restore_replicas(&mut self, power_was_lost: bool, now: Moment) -> Result<(), Fatal> {
+        let found: Vec<_> = self
+            .engine
+            .replicas()
+            .map(|(id, view)| (id, ReplicaMeta::decode(view.meta), view.position))
+            .collect();
+        for (id, meta, position) in found {
+            let meta = meta.map_err(|error| quoin_store::Error::Corrupt {
+                what: format!("replica {id}"),
+                detail: error.to_string(),
+            })?;
+            let (replica, persist) = Replica::restore(id, meta, position, power_was_lost, now, self.timing);
+            self.replicas.insert(id, replica);
+            if let Some(persist) = persist {
+                self.persist(id, &persist)?;
+            }
+        }
+        self.end_batch(now)?;
+        if power_was_lost {
+            // The marks are in the journal: only now may the former boot be forgotten.
+            self.engine.power_loss_noted()?;
+        }
+        Ok(())
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &NodeIdentity {
+        &self.identity
+    }
+
+    /// The disk engine, to look at.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Counters.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Replicas on the disk, and how many of them are catching up.
+    pub fn replica_counts(&self) -> (usize, usize) {
+        (self.replicas.len(), self.replicas.values().filter(|replica| replica.is_resyncing()).count())
+    }
+
+    /// Takes what the shell has to do, in order.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether ticks are needed soon.
+    pub fn is_busy(&self) -> bool {
+        !self.pulls.is_empty()
+    }
+
+    /// A new connection has said who it is.
+    pub fn on_session(&mut self, speaker: Speaker) -> SessionId {
+        self.next_session += 1;
+        let id = SessionId(self.next_session);
+        self.sessions.insert(id, Session::new(speaker));
+        self.outputs.push(Output::Send(
+            id,
+            Message::HelloReply(HelloReply {
+                node: self.identity.node,
+                disk: self.identity.disk,
+                session: id,
+                boot: self.identity.boot,
+            }),
+        ));
+        if matches!(speaker, Speaker::Gateway(_)) {
+            self.tell_credit(id);
+        }
+        id
+    }
+
+    /// A connection has ended.
+    pub fn on_session_closed(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+        self.abandon_pulls_of(id);
+    }
+
+    /// A frame has come in on a session.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn on_message(&mut self, session: SessionId, message: Message, now: Moment) -> Result<(), Fatal> {
+        let Some(speaker) = self.sessions.get(&session).map(|session| session.speaker) else { return Ok(()) };
+        match (speaker, message) {
+            (Speaker::Gateway(instance), message) => self.on_gateway_message(session, instance, message, now),
+            (Speaker::Peer(_), Message::List(list)) => self.on_list(session, &list),
+            (Speaker::Peer(_), Message::Fetch(fetch)) => self.on_fetch(session, &fetch),
+            (Speaker::Peer(_), _) => {
+                self.close(session, "a peer may only list and fetch");
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a batch of events: what was appended is written to the journal, once, and told.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn end_batch(&mut self, now: Moment) -> Result<(), Fatal> {
+        if self.engine.has_uncommitted() {
+            let accepted = self.engine.commit()?;
+            for id in &self.moved {
+                if let Some(replica) = self.replicas.get(id) {
+                    self.effects.durable_at(accepted, *id, replica.position());
+                }
+            }
+        }
+        self.tell_positions();
+        self.start_jobs();
+        // Effects may have come true without a sync of their own (everything was durable already).
+        self.come_true(now)
+    }
+
+    /// A sync has ended: group commit.
+    ///
+    /// # Errors
+    /// The disk failed: nothing is pretended.
+    pub fn on_synced(&mut self, done: SyncDone, now: Moment) -> Result<(), Fatal> {
+        self.syncing = false;
+        self.engine.finish_sync(done)?;
+        self.come_true(now)?;
+        self.end_batch(now)
+    }
+
+    /// What is durable is in its place now.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn on_applied(&mut self, done: ApplyDone, now: Moment) -> Result<(), Fatal> {
+        self.engine.finish_apply(done)?;
+        self.end_batch(now)
+    }
+
+    /// A checkpoint has ended.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn on_checkpointed(&mut self, done: CheckpointDone, now: Moment) -> Result<(), Fatal> {
+        self.checkpointing = false;
+        self.engine.finish_checkpoint(done)?;
+        self.end_batch(now)
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn tick(&mut self, now: Moment) -> Result<(), Fatal> {
+        self.tick_pulls(now)?;
+        self.tick_credit();
+        self.end_batch(now)?;
+        self.checkpoint_by_age(now);
+        Ok(())
+    }
+
+    /// Ends the engine cleanly: everything is durable and marked as such.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn shutdown(self) -> Result<(), Fatal> {
+        Ok(self.engine.shutdown()?)
+    }
+
+    fn start_jobs(&mut self) {
+        if !self.syncing
+            && let Some(job) = self.engine.start_sync()
+        {
+            self.syncing = true;
+            self.outputs.push(Output::Sync(job));
+        }
+        if let Some(job) = self.engine.start_apply() {
+            self.outputs.push(Output::Apply(job));
+        }
+        if !self.checkpointing
+            && let Some(job) = self.engine.start_checkpoint(false)
+        {
+            self.checkpointing = true;
+            self.outputs.push(Output::Checkpoint(job));
+        }
+    }
+
+    fn checkpoint_by_age(&mut self, now: Moment) {
+        let records = self.engine.statistics().records;
+        let (then, records_then) = self.checkpointed;
+        if self.checkpointing || records == records_then || now.since(then) < CHECKPOINT_EVERY {
+            return;
+        }
+        if let Some(job) = self.engine.start_checkpoint(true) {
+            self.checkpointed = (now, records);
+            self.checkpointing = true;
+            self.outputs.push(Output::Checkpoint(job));
+        }
+    }
+
+    fn persist(&mut self, id: ReplicaId, persist: &Persist) -> Result<Lsn, Fatal> {
+        Ok(self.engine.put_meta(id, persist.meta.encode(), persist.position)?)
+    }
+
+    fn send(&mut self, session: SessionId, message: Message) {
+        if self.sessions.contains_key(&session) {
+            self.outputs.push(Output::Send(session, message));
+        }
+    }
+
+    fn close(&mut self, session: SessionId, reason: impl Into<String>) {
+        if self.sessions.remove(&session).is_some() {
+            self.abandon_pulls_of(session);
+            self.outputs.push(Output::Close(session, reason.into()));
+        }
+    }
+}
+
+/// Sorts what the engine says about one request: a refusal for its sender, or the end of the process.
+fn refusal_or_fatal(error: quoin_store::Error) -> Result<Refusal, Fatal> {
+    match error {
+        quoin_store::Error::NoSpace => Ok(Refusal::NoSpace),
+        quoin_store::Error::UnknownReplica(_) => Ok(Refusal::UnknownReplica),
+        quoin_store::Error::OutOfRange { .. } | quoin_store::Error::Misaligned { .. } => {
+            Ok(Refusal::WrongState)
+        }
+        quoin_store::Error::Corrupt { .. } => Ok(Refusal::Disk),
+        error => Err(Fatal(error)),
+    }
+}

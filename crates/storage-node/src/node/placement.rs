@@ -1,0 +1,81 @@
+//! Which replicas are on this disk: created once, dropped once (rule C2).
+
+use super::effects::Effect;
+use super::{Fatal, Node, Output};
+use quoin_replication::replica::{Replica, ReplicaMeta};
+use quoin_types::{Generation, Moment, ReplicaId, SegmentId};
+
+/// What the cluster manager wants of one replica on this disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Assignment {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The segment that it holds.
+    pub segment: SegmentId,
+    /// The segment's configuration.
+    pub generation: Generation,
+    /// The size of the volume's segments, in bytes.
+    pub segment_bytes: u64,
+    /// What is wanted.
+    pub wanted: Wanted,
+}
+
+/// What the cluster manager wants of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// To be created, unless it exists.
+    Created,
+    /// It exists, by this disk's own report. Never created again.
+    Kept,
+    /// To be dropped, if it exists.
+    Dropped,
+}
+
+impl Node {
+    /// The cluster manager's list for this disk. What is not on it is left alone: nothing is dropped unasked.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn on_assignments(&mut self, assignments: &[Assignment], now: Moment) -> Result<(), Fatal> {
+        for assignment in assignments {
+            let exists = self.replicas.contains_key(&assignment.replica);
+            match assignment.wanted {
+                Wanted::Created if exists => self.outputs.push(Output::Created(assignment.replica)),
+                Wanted::Created => self.create(assignment)?,
+                Wanted::Dropped if exists => self.remove(assignment.replica)?,
+                Wanted::Dropped => self.outputs.push(Output::Dropped(assignment.replica)),
+                Wanted::Kept if exists => {}
+                Wanted::Kept => {
+                    tracing::error!(replica = %assignment.replica, segment = %assignment.segment,
+                        "this disk has lost a replica that it once had; it will not answer for it");
+                }
+            }
+        }
+        self.end_batch(now)
+    }
+
+    fn create(&mut self, assignment: &Assignment) -> Result<(), Fatal> {
+        let meta = ReplicaMeta::new(assignment.segment, assignment.generation);
+        let id = assignment.replica;
+        match self.engine.create_replica(id, assignment.segment_bytes, meta.encode()) {
+            Ok(lsn) => {
+                self.replicas.insert(id, Replica::create(id, meta, self.timing));
+                self.effects.at(lsn, Effect::Created(id));
+                Ok(())
+            }
+            Err(quoin_store::Error::NoSpace) => {
+                tracing::warn!(replica = %id, "no space to create a replica; it will be tried again");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn remove(&mut self, id: ReplicaId) -> Result<(), Fatal> {
+        self.drop_pull(id);
+        self.replicas.remove(&id);
+        let lsn = self.engine.drop_replica(id)?;
+        self.effects.at(lsn, Effect::Dropped(id));
+        Ok(())
+    }
+}

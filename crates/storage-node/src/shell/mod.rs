@@ -1,0 +1,249 @@
+//! Runs a [`Node`]: one thread owns it with all its sockets; a few threads wait for the disk.
+
+mod agent;
+mod connection;
+mod io_threads;
+mod metrics;
+mod peer;
+mod start;
+
+use crate::config::Config;
+use crate::node::{Fatal, Node, Output, PullId};
+use agent::Reports;
+use foldhash::{HashMap, HashSet};
+use io_threads::IoThreads;
+use quoin_disk::clock;
+use quoin_transport::Outbox;
+use quoin_types::{Moment, SessionId};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+/// How often time passes for the node while pulls are under way, and otherwise.
+const TICK_BUSY: Duration = Duration::from_millis(5);
+const TICK_IDLE: Duration = Duration::from_millis(200);
+
+/// Why a storage node could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A directory, file or socket.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The disk cannot be used.
+    #[error("the disk in {dir}: {source}")]
+    Disk {
+        /// The directory.
+        dir: String,
+        /// The cause.
+        source: quoin_store::Error,
+    },
+    /// The cluster manager refuses this node.
+    #[error("the cluster manager refuses this storage node: {0}")]
+    Refused(String),
+    /// No address of a cluster manager is usable.
+    #[error(transparent)]
+    Managers(#[from] quoin_api::client::AddressError),
+    /// The disk failed while running: the process ends and nothing is pretended.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+impl RunError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what: what.into(), source }
+    }
+}
+
+/// A connection that the node sends on.
+struct Link {
+    outbox: Outbox,
+    closed: CancellationToken,
+}
+
+/// What all tasks of the thread share.
+struct Shell {
+    node: RefCell<Option<Node>>,
+    sessions: RefCell<HashMap<SessionId, Link>>,
+    peers: RefCell<HashMap<PullId, Link>>,
+    threads: IoThreads,
+    reports: Reports,
+    fatal: Cell<Option<Fatal>>,
+    /// Rung when ticks are needed soon.
+    busy: Notify,
+    shutdown: CancellationToken,
+    stopping: CancellationToken,
+}
+
+/// Runs a storage node until `shutdown`; then everything accepted is made durable.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    LocalSet::new().run_until(run_local(config, shutdown)).await
+}
+
+async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(RunError::io(format!("cannot serve the data plane on {}", config.listen)))?;
+    let metrics = metrics::Metrics::new();
+    let stopping = CancellationToken::new();
+    let admin = tokio::task::spawn_local(quoin_service::admin::serve(
+        config.admin_listen,
+        metrics.registry(),
+        metrics.ready(),
+        stopping.clone(),
+    ));
+    let started = tokio::select! {
+        started = start::start(&config, &listener) => started?,
+        () = shutdown.cancelled() => return Ok(()),
+        failed = admin => return Err(admin_failed(failed)),
+    };
+    metrics.set_ready();
+    let (threads, mut done) = IoThreads::start().map_err(RunError::io("cannot start the I/O threads"))?;
+    let (reports, reports_in) = agent::reports();
+    let shell = Rc::new(Shell {
+        node: RefCell::new(Some(started.node)),
+        sessions: RefCell::default(),
+        peers: RefCell::default(),
+        threads,
+        reports,
+        fatal: Cell::new(None),
+        busy: Notify::new(),
+        shutdown,
+        stopping: stopping.clone(),
+    });
+    let agent = agent::spawn(&shell, &config, started.managers, started.registration, reports_in);
+    tokio::task::spawn_local(connection::accept(shell.clone(), listener));
+    tokio::task::spawn_local(tick(shell.clone(), metrics));
+    shell.event(|_, _| Ok(()));
+    loop {
+        tokio::select! {
+            () = shell.shutdown.cancelled() => break,
+            Some(done) = done.recv() => shell.event(|node, now| done.deliver(node, now)),
+        }
+    }
+    stopping.cancel();
+    if let Some(fatal) = shell.fatal.take() {
+        return Err(fatal.into());
+    }
+    tracing::info!("making everything durable");
+    agent.say_goodbye().await;
+    shell.drain(&mut done).await;
+    let node = shell.node.borrow_mut().take();
+    node.map_or(Ok(()), Node::shutdown)?;
+    Ok(())
+}
+
+fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunError {
+    let source = match failed {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) | Err(_) => io::Error::other("ended"),
+    };
+    RunError::io("the admin port")(source)
+}
+
+/// Lets time pass: quickly while pulls are under way.
+async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
+    loop {
+        let busy = shell.node.borrow().as_ref().is_some_and(Node::is_busy);
+        tokio::select! {
+            () = tokio::time::sleep(if busy { TICK_BUSY } else { TICK_IDLE }) => {}
+            () = shell.busy.notified(), if !busy => {}
+            () = shell.stopping.cancelled() => return,
+        }
+        shell.event(Node::tick);
+        if let Some(node) = shell.node.borrow().as_ref() {
+            metrics.update(node);
+        }
+    }
+}
+
+impl Shell {
+    /// Gives an event (or a batch of them) to the node and does what it says.
+    fn event(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
+        let outputs = {
+            let mut node = self.node.borrow_mut();
+            let Some(node) = node.as_mut() else { return };
+            let now = clock::now();
+            let was_busy = node.is_busy();
+            if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
+                tracing::error!(error = %fatal, "the disk failed; this process ends");
+                self.fatal.set(Some(fatal));
+                self.shutdown.cancel();
+                return;
+            }
+            if node.is_busy() && !was_busy {
+                self.busy.notify_one();
+            }
+            node.outputs()
+        };
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&self, outputs: Vec<Output>) {
+        let mut dirty = HashSet::default();
+        let mut dirty_peers = HashSet::default();
+        let sessions = self.sessions.borrow();
+        for output in outputs {
+            match output {
+                Output::Send(id, message) => {
+                    if let Some(link) = sessions.get(&id) {
+                        link.outbox.push(&message);
+                        dirty.insert(id);
+                    }
+                }
+                Output::Close(id, reason) => {
+                    if let Some(link) = sessions.get(&id) {
+                        tracing::warn!(session = %id, reason, "closing a session");
+                        link.closed.cancel();
+                    }
+                }
+                Output::Sync(job) => self.threads.sync(job),
+                Output::Apply(job) => self.threads.apply(job),
+                Output::Checkpoint(job) => self.threads.checkpoint(job),
+                Output::Read(job) => self.threads.read(job),
+                Output::SendPeer(id, message) => {
+                    if let Some(link) = self.peers.borrow().get(&id) {
+                        link.outbox.push(&message);
+                        dirty_peers.insert(id);
+                    }
+                }
+                Output::ConnectPeer(id, source) => self.threads.connect_peer(id, source),
+                Output::ClosePeer(id) => {
+                    if let Some(link) = self.peers.borrow_mut().remove(&id) {
+                        link.closed.cancel();
+                    }
+                }
+                Output::Created(id) => self.reports.created(id),
+                Output::Dropped(id) => self.reports.dropped(id),
+            }
+        }
+        for id in dirty {
+            sessions[&id].outbox.flush();
+        }
+        let peers = self.peers.borrow();
+        dirty_peers.iter().filter_map(|id| peers.get(id)).for_each(|link| link.outbox.flush());
+    }
+
+    /// Waits for the jobs under way, so that the engine can be shut down.
+    async fn drain(&self, done: &mut io_threads::Finished) {
+        while self.threads.disk_jobs_under_way() {
+            let Some(done) = done.recv().await else { return };
+            self.event(|node, now| done.deliver(node, now));
+            if self.fatal.take().is_some() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! From durable to applied: what the journal holds is brought into data file and maps, and space is given and taken
+//! back, all by a job that may run on any thread: the engine's owner never waits for the filesystem.
+
+use crate::engine::Engine;
+use crate::format::BLOCK;
+use crate::format::record::{Body, Record};
+use crate::map::{self, MapFile};
+use crate::slots::{Slot, SlotRun};
+use crate::task::{Task, Work};
+use crate::{Error, Lsn};
+use foldhash::fast::FixedState;
+use quoin_disk::{Dir, File};
+use quoin_types::{BLOCK_BYTES, ExtentIndex, ReplicaId};
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// How much block data one job writes: bounds the time until its overlay entries go.
+const APPLY_BYTES_MAX: u64 = 16 << 20;
+/// Fewer free slots with blocks than this: more are given blocks, ahead of the need. 32 MiB.
+const READY_LOW: u64 = 512;
+/// More free slots with blocks than this: the rest goes back to the filesystem. 128 MiB.
+const READY_HIGH: u64 = 2048;
+/// How many neighbouring slots one job gives blocks: 32 MiB.
+const ALLOCATE_AHEAD: u64 = 512;
+
+/// Work on data file and maps, to be run on any thread, and then finished.
+pub struct ApplyJob {
+    number: u64,
+    task: Task<ApplyWork>,
+}
+
+/// An [`ApplyJob`] that was run.
+pub struct ApplyDone {
+    number: u64,
+}
+
+impl ApplyJob {
+    /// Does the work; may wait for the device.
+    pub fn run(self) -> ApplyDone {
+        self.task.run();
+        ApplyDone { number: self.number }
+    }
+}
+
+/// A job that was started and not finished. The engine keeps it, for a full journal cannot wait until someone runs it.
+pub(crate) struct Applying {
+    number: u64,
+    /// The end of the last batch among the records.
+    through: (Lsn, u64),
+    records: Arc<Vec<Record>>,
+    task: Task<ApplyWork>,
+}
+
+pub(crate) struct ApplyWork {
+    dir: Arc<dyn Dir>,
+    data: Arc<dyn File>,
+    maps: HashMap<ReplicaId, MapFile, FixedState>,
+    /// E1: all of them are durable.
+    records: Arc<Vec<Record>>,
+    allocate: Option<SlotRun>,
+    /// E2: past their checkpoint, and no read uses them.
+    punch: Vec<SlotRun>,
+    /// Maps of replicas that are gone, past the checkpoint: their slots come back, then their files go.
+    reclaim: Vec<(ReplicaId, MapFile, Vec<u32>)>,
+}
+
+/// What a job came to.
+#[derive(Default)]
+pub(crate) struct Applied {
+    data_bytes: u64,
+    entries: u64,
+    allocated: Option<(SlotRun, bool)>,
+    punched: Vec<(SlotRun, bool)>,
+    reclaimed: Vec<(ReplicaId, Vec<Slot>)>,
+}
+
+impl Work for ApplyWork {
+    type Outcome = Result<Applied, Error>;
+
+    fn run(self) -> Self::Outcome {
+        let mut applied = Applied::default();
+        if let Some(run) = self.allocate {
+            // Failing is fine: whoever needs a slot tries again, and says so if there is no space.
+            applied.allocated = Some((run, self.data.allocate(run.byte_offset(), run.bytes()).is_ok()));
+        }
+        applied.data_bytes = write_in_place(&*self.data, &self.records)?;
+        for record in self.records.iter() {
+            applied.entries += self.maps.get(&record.replica).map_or(0, |map| store_entries(map, record));
+        }
+        for run in &self.punch {
+            let punched = self.data.punch(run.byte_offset(), run.bytes());
+            if let Err(error) = &punched {
+                tracing::warn!(%error, "space of freed slots could not be given back to the filesystem");
+            }
+            applied.punched.push((*run, punched.is_ok()));
+        }
+        for (id, map, chunks) in self.reclaim {
+            let mut slots = Vec::new();
+            map.scan(chunks, ExtentIndex(0), |_, entry| {
+                slots.extend(entry.and_then(|entry| entry.slot));
+                true
+            });
+            let name = map::file_name(id);
+            self.dir.remove(&name).map_err(Error::io(format!("removing {name}")))?;
+            applied.reclaimed.push((id, slots));
+        }
+        Ok(applied)
+    }
+}
+
+/// E3: redo stores even what is there already. Says how many entries.
+fn store_entries(map: &MapFile, record: &Record) -> u64 {
+    match &record.body {
+        Body::Extents { changes, .. } => {
+            changes.iter().for_each(|change| map.store(change.extent, &change.encoded));
+            changes.len() as u64
+        }
+        Body::Zero { first, count, version } => map.store_zeroed(*first, *count, *version),
+        Body::Create { .. } | Body::Drop | Body::Meta(_) => 0,
+    }
+}
+
+/// Writes the records' block data to the slots: the last one of each block, neighbours together. Says how many bytes.
+fn write_in_place(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
+    let mut blocks: Vec<(u64, usize, &[u8])> = Vec::new();
+    for record in records {
+        let Body::Extents { runs, .. } = &record.body else { continue };
+        for run in runs {
+            let start = run.slot.byte_offset() + u64::from(run.first_block) * BLOCK_BYTES;
+            for (index, block) in run.data.chunks(BLOCK).enumerate() {
+                blocks.push((start + index as u64 * BLOCK_BYTES, blocks.len(), block));
+            }
+        }
+    }
+    blocks.sort_unstable_by_key(|(offset, order, _)| (*offset, *order));
+    let mut last_of_each: Vec<(u64, &[u8])> = Vec::with_capacity(blocks.len());
+    for (offset, _, block) in blocks {
+        match last_of_each.last_mut() {
+            Some(last) if last.0 == offset => last.1 = block,
+            _ => last_of_each.push((offset, block)),
+        }
+    }
+    for neighbours in last_of_each.chunk_by(|a, b| a.0 + BLOCK_BYTES == b.0) {
+        let slices: Vec<IoSlice<'_>> = neighbours.iter().map(|(_, block)| IoSlice::new(block)).collect();
+        data.write_vectored_at(&slices, neighbours[0].0).map_err(Error::io("writing data"))?;
+    }
+    Ok(last_of_each.len() as u64 * BLOCK_BYTES)
+}
+
+impl Engine {
+    /// Work on data file and maps, if there is any: durable records to apply, slots to give blocks ahead of need, space to
+    /// give back. `None` while one is under way. Until it is finished reads see the records through the overlay; where it
+    /// never is, a commit does the work itself when journal or overlay are full.
+    pub fn start_apply(&mut self) -> Option<ApplyJob> {
+        if self.applying.is_some() || self.poisoned.is_some() {
+            return None;
+        }
+        self.reap();
+        self.begin_apply(true)
+    }
+
+    /// Takes note of a job: its overlay entries go, its slots come.
+    #[expect(clippy::needless_pass_by_value, reason = "a job is finished once")]
+    pub fn finish_apply(&mut self, done: ApplyDone) -> Result<(), Error> {
+        self.ensure_healthy()?;
+        match &self.applying {
+            Some(applying) if applying.number == done.number => self.harvest_apply(),
+            // A full journal could not wait for this one; it was finished then.
+            _ => Ok(()),
+        }
+    }
+
+    fn begin_apply(&mut self, with_space: bool) -> Option<ApplyJob> {
+        let (through, records) = self.take_durable();
+        let mut work = self.work_on(Arc::new(records));
+        if with_space {
+            self.add_space_work(&mut work);
+        }
+        let is_idle = work.records.is_empty() && work.allocate.is_none() && work.punch.is_empty();
+        if is_idle && work.reclaim.is_empty() {
+            return None;
+        }
+        self.apply_number += 1;
+        let number = self.apply_number;
+        let records = work.records.clone();
+        let task = Task::new(work);
+        self.applying = Some(Applying { number, through, records, task: task.clone() });
+        Some(ApplyJob { number, task })
+    }
+
+    fn add_space_work(&mut self, work: &mut ApplyWork) {
+        if self.slots.ready() < READY_LOW && !self.filesystem_full {
+            work.allocate = self.slots.unbacked_run(ALLOCATE_AHEAD);
+        }
+        if self.slots.ready() > READY_HIGH {
+            work.punch = self.slots.take_surplus(self.slots.ready() - READY_HIGH);
+        }
+        for (id, replica) in &mut self.replicas {
+            if replica.dropped.is_some_and(|by| by <= self.checkpoint_lsn) && !replica.reclaiming {
+                replica.reclaiming = true;
+                work.reclaim.push((*id, replica.map.file().clone(), replica.map.chunks_in_use()));
+            }
+        }
+    }
+
+    /// E1: durable records, in order, in whole batches, up to a bound.
+    fn take_durable(&mut self) -> ((Lsn, u64), Vec<Record>) {
+        let (mut through, mut records, mut bytes) = ((self.applied, self.applied_position), Vec::new(), 0);
+        while bytes < APPLY_BYTES_MAX
+            && let Some(end) = self.batch_ends.pop_front_if(|(lsn, _)| *lsn <= self.durable)
+        {
+            let count = self.pending.partition_point(|record| record.lsn <= end.0);
+            records.extend(
+                self.pending.drain(..count).inspect(|record| bytes += record.body.data_bytes() as u64),
+            );
+            through = end;
+        }
+        (through, records)
+    }
+
+    fn work_on(&self, records: Arc<Vec<Record>>) -> ApplyWork {
+        let mut maps: HashMap<ReplicaId, MapFile, FixedState> = HashMap::default();
+        for record in records.iter() {
+            if let Some(replica) = self.replicas.get(&record.replica) {
+                maps.entry(record.replica).or_insert_with(|| replica.map.file().clone());
+            }
+        }
+        ApplyWork {
+            dir: self.dir.clone(),
+            data: self.data.clone(),
+            maps,
+            records,
+            allocate: None,
+            punch: Vec::new(),
+            reclaim: Vec::new(),
+        }
+    }
+
+    /// Ends the job under way, doing it here if nobody did.
+    fn harvest_apply(&mut self) -> Result<(), Error> {
+        let Some(applying) = self.applying.take() else { return Ok(()) };
+        if let Some(outcome) = applying.task.harvest() {
+            let applied = outcome.map_err(|error| self.poison(error))?;
+            self.note_applied(&applying.records, &applied);
+            self.note_space(applied);
+        }
+        (self.applied, self.applied_position) = applying.through;
+        Ok(())
+    }
+
+    fn note_applied(&mut self, records: &[Record], applied: &Applied) {
+        self.statistics.data_bytes += applied.data_bytes;
+        self.statistics.entries_stored += applied.entries;
+        let Some(through) = records.last().map(|record| record.lsn) else { return };
+        for record in records {
+            self.unapplied_bytes = self.unapplied_bytes.saturating_sub(record.body.data_bytes() as u64);
+            if let Some(replica) = self.replicas.get_mut(&record.replica) {
+                replica.applied(record, through);
+            }
+        }
+    }
+
+    fn note_space(&mut self, applied: Applied) {
+        if let Some((run, done)) = applied.allocated {
+            self.filesystem_full = !done;
+            if done {
+                self.slots.set_backed(run, true);
+            }
+        }
+        for (run, done) in applied.punched {
+            if done {
+                self.slots.set_backed(run, false);
+                self.statistics.slots_punched += run.count;
+                self.filesystem_full = false;
+            }
+            run.slots().for_each(|slot| self.slots.release(slot));
+        }
+        for (id, slots) in applied.reclaimed {
+            self.replicas.remove(&id);
+            self.names_changed = true;
+            self.quarantine_slots(slots);
+        }
+    }
+
+    /// Applies all that is durable, here and now, whatever job is under way.
+    pub(crate) fn apply_now(&mut self) -> Result<(), Error> {
+        self.harvest_apply()?;
+        while self.begin_apply(false).is_some() {
+            self.harvest_apply()?;
+        }
+        Ok(())
+    }
+
+    /// Recovery: applies these records again.
+    pub(crate) fn redo(&mut self, records: Vec<Record>) -> Result<(), Error> {
+        let records = Arc::new(records);
+        let applied = self.work_on(records.clone()).run()?;
+        self.note_applied(&records, &applied);
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! Checkpoints (E3): they bound the journal and the restart, and let freed slots be used again (E2).
+
+use crate::engine::Engine;
+use crate::format::checkpoint::{Checkpoint, ReplicaState};
+use crate::slots::Slot;
+use crate::task::{Task, Work};
+use crate::{Error, Lsn};
+use quoin_disk::{Dir, File, Map};
+use std::io;
+use std::sync::Arc;
+
+/// The wait for data, maps and the checkpoint's file, to be run on any thread, and then finished.
+pub struct CheckpointJob {
+    number: u64,
+    task: Task<CheckpointWork>,
+}
+
+/// A [`CheckpointJob`] that was run.
+pub struct CheckpointDone {
+    number: u64,
+}
+
+pub(crate) struct CheckpointWork {
+    data: Arc<dyn File>,
+    maps: Vec<Arc<dyn Map>>,
+    dir: Option<Arc<dyn Dir>>,
+    file: Arc<dyn File>,
+    content: Vec<u8>,
+}
+
+/// A checkpoint that was started and not finished. The engine keeps it, for a full journal cannot wait until someone
+/// runs the job.
+pub(crate) struct InFlight {
+    number: u64,
+    lsn: Lsn,
+    position: u64,
+    task: Task<CheckpointWork>,
+}
+
+impl Work for CheckpointWork {
+    type Outcome = io::Result<()>;
+
+    /// E3: first everything that the checkpoint says is in place, then the checkpoint.
+    fn run(self) -> io::Result<()> {
+        self.data.sync()?;
+        for map in &self.maps {
+            map.flush()?;
+        }
+        if let Some(dir) = &self.dir {
+            dir.sync()?;
+        }
+        self.file.write_at(&self.content, 0)?;
+        self.file.sync()
+    }
+}
+
+impl CheckpointJob {
+    /// Waits until the device has it.
+    pub fn run(self) -> CheckpointDone {
+        self.task.run();
+        CheckpointDone { number: self.number }
+    }
+}
+
+impl Engine {
+    /// A checkpoint of all that is applied, if one is worth it: the journal is half full, or slots that a checkpoint
+    /// would free are wanted. With `force`, whenever there is anything to gain. `None` while one is under way.
+    pub fn start_checkpoint(&mut self, force: bool) -> Option<CheckpointJob> {
+        if self.checkpoint_in_flight.is_some()
+            || self.poisoned.is_some()
+            || self.applied <= self.checkpoint_lsn
+        {
+            return None;
+        }
+        let journal_half_full = self.journal.used() >= self.journal.ring().bytes() / 2;
+        let is_applied = |lsn: Lsn| lsn <= self.applied;
+        let space_is_short = self.slots.free() < self.reserve_slots + self.slots.count() / 16;
+        let slots_wait = || {
+            self.freed.front().is_some_and(|(lsn, _)| is_applied(*lsn))
+                || self.replicas.values().any(|replica| {
+                    replica.dropped.is_some_and(|by| by > self.checkpoint_lsn && is_applied(by))
+                })
+        };
+        let worth_it = force || journal_half_full || (space_is_short && slots_wait());
+        worth_it.then(|| self.begin_checkpoint())
+    }
+
+    fn begin_checkpoint(&mut self) -> CheckpointJob {
+        let number = self.checkpoint_number + 1;
+        let content = self.checkpoint_content(number).encode(self.salt);
+        let work = CheckpointWork {
+            data: self.data.clone(),
+            maps: self.replicas.values_mut().filter_map(|replica| replica.map.take_dirty()).collect(),
+            dir: std::mem::take(&mut self.names_changed).then(|| self.dir.clone()),
+            file: self.checkpoint_files[(number % 2) as usize].clone(),
+            content,
+        };
+        let task = Task::new(work);
+        let (lsn, position) = (self.applied, self.applied_position);
+        self.checkpoint_in_flight = Some(InFlight { number, lsn, position, task: task.clone() });
+        CheckpointJob { number, task }
+    }
+
+    /// The state of all replicas as applied.
+    fn checkpoint_content(&self, number: u64) -> Checkpoint {
+        let replicas = self.replicas.iter().filter_map(|(id, replica)| {
+            let applied = replica.applied.as_ref()?;
+            Some(ReplicaState {
+                id: *id,
+                segment_bytes: replica.segment_bytes,
+                position: applied.position,
+                chunks: replica.map.chunks().to_vec(),
+                meta: applied.meta.clone(),
+            })
+        });
+        let mut replicas: Vec<ReplicaState> = replicas.collect();
+        replicas.sort_unstable_by_key(|replica| replica.id);
+        Checkpoint {
+            number,
+            lsn: self.applied,
+            position: self.applied_position,
+            incarnation: self.journal.incarnation(),
+            geometry: self.journal.ring().geometry(),
+            replicas,
+        }
+    }
+
+    /// Takes note of a checkpoint: journal files are recycled, freed slots come back.
+    #[expect(clippy::needless_pass_by_value, reason = "a job is finished once")]
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), Error> {
+        self.ensure_healthy()?;
+        match &self.checkpoint_in_flight {
+            Some(in_flight) if in_flight.number == done.number => self.harvest_checkpoint(),
+            // A full journal could not wait for this one; it was finished then.
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the checkpoint under way, running it here if nobody did.
+    fn harvest_checkpoint(&mut self) -> Result<(), Error> {
+        let Some(in_flight) = self.checkpoint_in_flight.take() else { return Ok(()) };
+        if let Some(Err(error)) = in_flight.task.harvest() {
+            return Err(self.poison(Error::io("writing a checkpoint")(error)));
+        }
+        self.checkpoint_number = in_flight.number;
+        self.checkpoint_lsn = in_flight.lsn;
+        self.statistics.checkpoints += 1;
+        self.journal.recycle(in_flight.position);
+        self.free_slots(in_flight.lsn);
+        Ok(())
+    }
+
+    /// A checkpoint of all that is accepted, here and now.
+    pub(crate) fn checkpoint_now(&mut self) -> Result<(), Error> {
+        self.harvest_checkpoint()?;
+        self.sync_now()?;
+        self.apply_now()?;
+        self.begin_checkpoint();
+        self.harvest_checkpoint()
+    }
+
+    /// E2: a checkpoint past their records is durable; now only reads begun before hold these slots. Those of dropped
+    /// replicas follow when a job has looked for them.
+    fn free_slots(&mut self, lsn: Lsn) {
+        let count = self.freed.partition_point(|(freed_by, _)| *freed_by <= lsn);
+        let slots: Vec<Slot> = self.freed.drain(..count).map(|(_, slot)| slot).collect();
+        self.quarantine_slots(slots);
+        self.reap();
+    }
+
+    /// E2: these slots wait for the reads begun before.
+    pub(crate) fn quarantine_slots(&mut self, slots: Vec<Slot>) {
+        if !slots.is_empty() {
+            let epoch = std::mem::replace(&mut self.read_epoch, Arc::new(()));
+            self.quarantine.push_back((epoch, slots));
+        }
+    }
+
+    /// E2: gives back the slots that no read can use any more.
+    pub(crate) fn reap(&mut self) {
+        while let Some((epoch, _)) = self.quarantine.front_mut() {
+            // In order: a read holds the epoch it began in, and may use slots of every later one.
+            if Arc::get_mut(epoch).is_none() {
+                return;
+            }
+            let Some((_, slots)) = self.quarantine.pop_front() else { return };
+            slots.into_iter().for_each(|slot| self.slots.release(slot));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Verbs of resync and of space: which extents changed, what an extent holds, how many slots a write would take.
+
+use crate::Error;
+use crate::engine::Engine;
+use crate::format::entry::Entry;
+use crate::read::{ReadPlan, Verdict};
+use crate::write::parts;
+use bytes::Bytes;
+use quoin_types::{BLOCK_BYTES, BlockIndex, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, Version};
+
+/// A read of a whole extent for a peer, planned: as [`ReadPlan`].
+pub struct ExtentPlan {
+    extent: ExtentIndex,
+    plan: ReadPlan,
+}
+
+/// A whole extent, as [`Engine::put_extent`] takes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExtentContent {
+    /// Which one.
+    pub extent: ExtentIndex,
+    /// Its version; zero if it was never touched.
+    pub version: Version,
+    /// Bit set: the block reads as zeros and is not in `data`.
+    pub zero_mask: u16,
+    /// Of the blocks in `data`; 0 for the others.
+    pub checksums: [u32; 16],
+    /// The other blocks, in order.
+    pub data: Bytes,
+}
+
+/// How the read of an extent ended.
+#[must_use]
+pub enum ExtentOutcome {
+    /// All of it, verified.
+    Data(ExtentContent),
+    /// It changed meanwhile: run this one.
+    Retry(ExtentPlan),
+    /// A block does not match its checksum: the disk has damaged it.
+    Mismatch {
+        /// The first such block.
+        block: BlockIndex,
+        /// The extent's version.
+        version: Version,
+    },
+}
+
+impl ExtentPlan {
+    /// As [`ReadPlan::try_cached`].
+    pub fn try_cached(&mut self) -> Result<bool, Error> {
+        self.plan.try_cached()
+    }
+
+    /// As [`ReadPlan::run`].
+    pub fn run(&mut self) {
+        self.plan.run();
+    }
+}
+
+impl Engine {
+    /// Plans the read of a whole extent.
+    pub fn read_extent(&mut self, id: ReplicaId, extent: ExtentIndex) -> Result<ExtentPlan, Error> {
+        let segment_bytes = self.replica_ref(id)?.segment_bytes;
+        let offset = extent.byte_offset();
+        if offset >= segment_bytes {
+            return Err(Error::OutOfRange { offset, length: EXTENT_BYTES });
+        }
+        self.statistics.reads += 1;
+        Ok(ExtentPlan { extent, plan: self.plan(id, offset, EXTENT_BYTES, true)? })
+    }
+
+    /// Ends the read of an extent.
+    pub fn finish_extent(&mut self, plan: ExtentPlan) -> Result<ExtentOutcome, Error> {
+        let extent = plan.extent;
+        Ok(match self.verify(plan.plan)? {
+            Verdict::Good(data, _, entries) => {
+                let entry = entries.first().copied().unwrap_or(Entry::UNTOUCHED);
+                let Entry { version, zero_mask, checksums, .. } = entry;
+                ExtentOutcome::Data(ExtentContent { extent, version, zero_mask, checksums, data })
+            }
+            Verdict::Retry(plan) => ExtentOutcome::Retry(ExtentPlan { extent, plan }),
+            Verdict::Mismatch(block, version) => ExtentOutcome::Mismatch { block, version },
+        })
+    }
+
+    /// The extents from `from` on whose version is above `since`, in order, at most `max`. A damaged entry is among them,
+    /// with the highest version there is: nobody knows its own, so it may have changed.
+    pub fn changed_since(
+        &self,
+        id: ReplicaId,
+        since: Version,
+        from: ExtentIndex,
+        max: usize,
+    ) -> Result<Vec<(ExtentIndex, Version)>, Error> {
+        let mut found = Vec::new();
+        if max > 0 {
+            self.scan_changed(id, since, from, |extent, version| {
+                found.push((extent, version));
+                found.len() < max
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// How many extents have a version above `since`.
+    pub fn count_changed_since(&self, id: ReplicaId, since: Version) -> Result<u64, Error> {
+        let mut count = 0;
+        self.scan_changed(id, since, ExtentIndex(0), |_, _| {
+            count += 1;
+            true
+        })?;
+        Ok(count)
+    }
+
+    /// Merges map and overlay, in order, until `visit` says no.
+    fn scan_changed(
+        &self,
+        id: ReplicaId,
+        since: Version,
+        from: ExtentIndex,
+        mut visit: impl FnMut(ExtentIndex, Version) -> bool,
+    ) -> Result<(), Error> {
+        let replica = self.replica_ref(id)?;
+        let mut pending = replica.overlay.sorted_from(from).into_iter().peekable();
+        let mut wanted = |extent, version| version <= since || visit(extent, version);
+        let mut stopped = false;
+        replica.map.scan(from, Some(since), |extent, stored| {
+            while let Some((before, entry)) = pending.next_if(|(other, _)| *other < extent) {
+                if !wanted(before, entry.version) {
+                    stopped = true;
+                    return false;
+                }
+            }
+            let newer = pending.next_if(|(other, _)| *other == extent);
+            let known = newer.map(|(_, entry)| entry).or(stored);
+            stopped = !wanted(extent, known.map_or(Seq(u64::MAX), |entry| entry.version));
+            !stopped
+        });
+        while let (false, Some((extent, entry))) = (stopped, pending.next()) {
+            stopped = !wanted(extent, entry.version);
+        }
+        Ok(())
+    }
+
+    /// How many slots a write to this range would take (rule W5). All of them, where that is not known.
+    pub fn touched(&self, id: ReplicaId, offset_bytes: u64, length_bytes: u64) -> u32 {
+        let Ok(replica) = self.replica_ref(id) else { return 0 };
+        let end = offset_bytes
+            .saturating_add(length_bytes)
+            .min(replica.segment_bytes.next_multiple_of(BLOCK_BYTES));
+        if offset_bytes >= end {
+            return 0;
+        }
+        let extents = parts(offset_bytes, end - offset_bytes);
+        let new = extents
+            .filter(|(extent, _)| !matches!(replica.current(*extent), Ok(entry) if entry.slot.is_some()));
+        new.count() as u32
+    }
+}

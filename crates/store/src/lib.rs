@@ -1,0 +1,44 @@
+//! The disk engine: one directory is one disk, with a journal, extent maps and data slots.
+//!
+//! [`Engine`] is a single-owner, synchronous state machine: it has no clock, no thread and no random source, and reaches
+//! the disk only through the traits of `quoin_disk`. The slow waits (sync, checkpoint, uncached reads) are handed out as
+//! jobs that may run on any thread; everything else is called by the owner. What it does *not* do: it knows nothing of
+//! epochs, sessions or peers; a replica's replication state is opaque bytes to it (`meta`).
+//!
+//! The invariants E1–E4 (DESIGN §4) are cited where the fields that carry them live; `docs/disk-format.md` has the bytes.
+
+mod apply;
+mod checkpoint;
+mod engine;
+mod error;
+mod extents;
+mod format;
+mod journal;
+mod map;
+mod offline;
+mod open;
+mod options;
+mod overlay;
+mod place;
+mod put;
+mod read;
+mod reader;
+mod recover;
+mod replica;
+mod scrub;
+mod slots;
+mod sync;
+mod tail;
+mod task;
+mod write;
+
+pub use apply::{ApplyDone, ApplyJob};
+pub use checkpoint::{CheckpointDone, CheckpointJob};
+pub use engine::{Engine, ReplicaView};
+pub use error::Error;
+pub use extents::{ExtentContent, ExtentOutcome, ExtentPlan};
+pub use offline::{Report, check, dump};
+pub use options::{Identity, Lsn, Opened, Options, Space, Statistics};
+pub use read::{ReadOutcome, ReadPlan};
+pub use scrub::{Damage, Harm, Scrub, ScrubJob, ScrubReport};
+pub use sync::{SyncDone, SyncJob};

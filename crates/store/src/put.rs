@@ -1,0 +1,138 @@
+//! Put a whole extent: what resync brings, and what repairs a damaged one.
+
+use crate::engine::{Engine, SlotEffects};
+use crate::format::BLOCK;
+use crate::format::entry::{ALL_ZERO, Entry};
+use crate::format::record::{self, Body, Run};
+use crate::slots::Slot;
+use crate::{Error, Lsn};
+use bytes::Bytes;
+use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, Version};
+
+impl Engine {
+    /// Replaces an extent by a peer's, but for the blocks of `keep_blocks`, which were written live since the join (rule
+    /// S1). `data` holds the blocks that `zero_mask` does not name, in order; those to keep are passed over. The version
+    /// becomes the given one, or the higher of both if anything is kept. A version of zero with all blocks zero returns
+    /// the extent to never-touched. With nothing to keep this replaces a damaged entry too. May use the reserve (W5).
+    #[expect(clippy::too_many_arguments, reason = "an extent has that many parts")]
+    pub fn put_extent(
+        &mut self,
+        id: ReplicaId,
+        extent: ExtentIndex,
+        version: Version,
+        keep_blocks: u16,
+        checksums: &[u32; 16],
+        zero_mask: u16,
+        data: Bytes,
+    ) -> Result<Lsn, Error> {
+        self.ensure_healthy()?;
+        let segment_bytes = self.replica_ref(id)?.segment_bytes;
+        if extent.byte_offset() >= segment_bytes {
+            return Err(Error::OutOfRange { offset: extent.byte_offset(), length: EXTENT_BYTES });
+        }
+        if data.len() != zero_mask.count_zeros() as usize * BLOCK {
+            return Err(Error::Misaligned { what: "the extent's data" });
+        }
+        self.check_record(record::HEADER_BYTES + record::CHANGE_BYTES + data.len())?;
+        let own = match self.current(id, extent) {
+            Err(Error::Corrupt { .. }) if keep_blocks == 0 => Entry::UNTOUCHED,
+            other => other?,
+        };
+        let mut entry = merge(own, version, keep_blocks, checksums, zero_mask);
+        self.replica_mut(id)?.map.prepare_store(extent, 1)?;
+        let mut effects = self.slot_for(own, keep_blocks, &mut entry)?;
+        let (mask, mut runs) = taken_runs(extent, entry.slot, keep_blocks, zero_mask, data);
+        let change = if keep_blocks == 0 && entry.slot != own.slot {
+            effects.placed = std::mem::take(&mut runs);
+            self.change(id, extent, 0, mask, entry)
+        } else {
+            self.change(id, extent, mask, 0, entry)
+        };
+        self.append(id, None, Body::Extents { changes: vec![change], runs }, effects)
+    }
+
+    /// The slot that the new entry needs, or gives back. With nothing to keep it is a new one, where there is space.
+    fn slot_for(&mut self, own: Entry, keep_blocks: u16, entry: &mut Entry) -> Result<SlotEffects, Error> {
+        if entry.zero_mask == ALL_ZERO {
+            return Ok(SlotEffects { freed: own.slot.into_iter().collect(), ..SlotEffects::default() });
+        }
+        entry.slot = own.slot;
+        if own.slot.is_some() && keep_blocks != 0 {
+            return Ok(SlotEffects::default());
+        }
+        match self.take_slots(1, 0) {
+            Err(Error::NoSpace) if own.slot.is_some() => Ok(SlotEffects::default()),
+            Err(error) => Err(error),
+            Ok(slots) => {
+                entry.slot = slots.first().copied();
+                Ok(SlotEffects { taken: 1, freed: own.slot.into_iter().collect(), ..SlotEffects::default() })
+            }
+        }
+    }
+}
+
+/// The peer's blocks, and our own where they are to be kept.
+fn merge(own: Entry, version: Version, keep_blocks: u16, checksums: &[u32; 16], zero_mask: u16) -> Entry {
+    let mut entry = Entry::zeroed(if keep_blocks == 0 { version } else { version.max(own.version) });
+    for block in 0..16 {
+        let keep = keep_blocks >> block & 1 == 1;
+        let (zero, from) = if keep { (own.zero_mask, &own.checksums) } else { (zero_mask, checksums) };
+        if zero >> block & 1 == 0 {
+            entry.set_data(block, from[block as usize]);
+        }
+    }
+    entry
+}
+
+/// The runs of blocks that are taken from the peer, and their mask.
+fn taken_runs(
+    extent: ExtentIndex,
+    slot: Option<Slot>,
+    keep_blocks: u16,
+    zero_mask: u16,
+    mut data: Bytes,
+) -> (u16, Vec<Run>) {
+    let (mut data_mask, mut runs) = (0, Vec::<Run>::new());
+    let Some(slot) = slot else { return (0, runs) };
+    let mut block = 0;
+    while block < 16 {
+        let is_taken = |block: u32| block < 16 && (zero_mask | keep_blocks) >> block & 1 == 0;
+        let first_block = block;
+        while is_taken(block) {
+            data_mask |= 1 << block;
+            block += 1;
+        }
+        if block > first_block {
+            runs.push(Run {
+                extent,
+                slot,
+                first_block,
+                data: data.split_to((block - first_block) as usize * BLOCK),
+            });
+        }
+        if block < 16 {
+            if zero_mask >> block & 1 == 0 {
+                drop(data.split_to(BLOCK));
+            }
+            block += 1;
+        }
+    }
+    (data_mask, runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_and_zero_blocks_are_passed_over() {
+        // Blocks 1, 2, 3 and 7 come with data, of which 2 is to be kept.
+        let zero_mask = !0b1000_1110;
+        let data: Vec<u8> = [1u8, 2, 3, 7].iter().flat_map(|byte| [*byte; BLOCK]).collect();
+        let (mask, runs) = taken_runs(ExtentIndex(0), Some(Slot(0)), 0b100, zero_mask, data.into());
+        assert_eq!(mask, 0b1000_1010);
+        let found: Vec<_> =
+            runs.iter().map(|run| (run.first_block, run.data.len() / BLOCK, run.data[0])).collect();
+        assert_eq!(found, [(1, 1, 1), (3, 1, 3), (7, 1, 7)]);
+    }
+}

@@ -1,0 +1,209 @@
+//! The sending half.
+
+use bytes::{Buf, Bytes, BytesMut};
+use quoin_wire::Message;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// Slices per system call.
+const SLICES_MAX: usize = 128;
+/// Payloads up to this size are copied beside their header rather than sent as a slice of their own.
+const COPY_BYTES_MAX: usize = 256;
+
+/// Bytes to be sent, in order. Payloads are shared, not copied.
+#[derive(Debug, Default)]
+pub struct Queue {
+    ready: VecDeque<Bytes>,
+    tail: BytesMut,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Queues a frame.
+    pub fn push_message(&mut self, message: &Message) {
+        let before = self.tail.len();
+        let data = quoin_wire::encode(message, &mut self.tail);
+        self.bytes += self.tail.len() - before;
+        self.push_payload(data);
+    }
+
+    /// The buffer that headers are appended to; follow with [`Queue::push_payload`], which may be given no bytes.
+    pub fn append(&mut self, header: impl FnOnce(&mut BytesMut)) {
+        let before = self.tail.len();
+        header(&mut self.tail);
+        self.bytes += self.tail.len() - before;
+    }
+
+    /// Queues bytes that are shared.
+    pub fn push_payload(&mut self, data: Bytes) {
+        self.bytes += data.len();
+        if data.len() <= COPY_BYTES_MAX {
+            self.tail.extend_from_slice(&data);
+        } else {
+            if !self.tail.is_empty() {
+                self.ready.push_back(self.tail.split().freeze());
+            }
+            self.ready.push_back(data);
+        }
+    }
+
+    /// Bytes queued.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Writes as much as the socket takes now. `Ok(true)`: everything.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn write_to(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        while self.bytes > 0 {
+            if !self.tail.is_empty() {
+                self.ready.push_back(self.tail.split().freeze());
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.ready.len().min(SLICES_MAX);
+            for (slice, bytes) in slices.iter_mut().zip(&self.ready) {
+                *slice = IoSlice::new(bytes);
+            }
+            match write(&slices[..count]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while written > 0 {
+            let front = self.ready.front_mut().expect("as many bytes were written as were queued at most");
+            if front.len() > written {
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.ready.pop_front();
+        }
+    }
+}
+
+/// A connection's queue with its socket. Cheap to clone; for one thread.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    stream: Rc<TcpStream>,
+    queue: Rc<RefCell<Queue>>,
+    blocked: Rc<Notify>,
+}
+
+impl Outbox {
+    /// The sending half of a connection. Its [`Outbox::run`] must be awaited beside the reading.
+    pub fn new(stream: Rc<TcpStream>) -> Self {
+        Self { stream, queue: Rc::default(), blocked: Rc::default() }
+    }
+
+    /// Queues a frame. It leaves with the next flush.
+    pub fn push(&self, message: &Message) {
+        self.queue.borrow_mut().push_message(message);
+    }
+
+    /// Changes the queue.
+    pub fn with<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        change(&mut self.queue.borrow_mut())
+    }
+
+    /// Bytes queued.
+    pub fn len(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+
+    /// Writes what the socket takes now; the writer task does the rest. A failed socket shows at its reader.
+    pub fn flush(&self) {
+        let emptied = self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices));
+        if !matches!(emptied, Ok(true)) {
+            self.blocked.notify_one();
+        }
+    }
+
+    /// The writer task: sends what a full socket left in the queue. Ends with the socket.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn run(&self) -> io::Result<()> {
+        loop {
+            self.blocked.notified().await;
+            while !self.is_empty() {
+                self.stream.writable().await?;
+                self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))?;
+            }
+        }
+    }
+
+    /// Sends everything queued, waiting for the socket.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn drain(&self) -> io::Result<()> {
+        while !self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))? {
+            self.stream.writable().await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_order_whatever_the_socket_takes() {
+        let mut queue = Queue::default();
+        let mut expected = Vec::new();
+        for round in 0..200_usize {
+            let header = vec![round as u8; 1 + round % 40];
+            let payload = vec![!(round as u8); round * 7 % 900];
+            queue.append(|out| out.extend_from_slice(&header));
+            queue.push_payload(Bytes::from(payload.clone()));
+            expected.extend(header);
+            expected.extend(payload);
+        }
+        assert_eq!(queue.len(), expected.len());
+        let mut sent = Vec::new();
+        let mut step = 0;
+        while !queue.is_empty() {
+            step += 1;
+            let mut budget = step * 13 % 700;
+            let emptied = queue.write_to(|slices| {
+                let mut written = 0;
+                for slice in slices {
+                    let take = slice.len().min(budget);
+                    sent.extend_from_slice(&slice[..take]);
+                    written += take;
+                    budget -= take;
+                }
+                if written == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(written) }
+            });
+            assert_eq!(emptied.unwrap(), queue.is_empty());
+        }
+        assert_eq!(sent, expected);
+    }
+}

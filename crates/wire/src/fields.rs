@@ -1,0 +1,198 @@
+//! Little-endian fields of *meta*: writing cannot fail, reading what a peer said can.
+
+use crate::frame::FrameError;
+use crate::message::{EpochStart, LeaseHolder, Point, Refusal, Source};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quoin_types::{Epoch, Generation, InstanceId, NodeId, ReplicaId, Seq};
+
+/// The most entries that any list in meta may have.
+const LIST_MAX: usize = 65_536;
+
+pub(crate) struct Fields {
+    meta: Bytes,
+}
+
+impl Fields {
+    pub(crate) fn new(meta: Bytes) -> Self {
+        Self { meta }
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, FrameError> {
+        self.meta.try_get_u8().map_err(|_| FrameError::Short)
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, FrameError> {
+        self.meta.try_get_u16_le().map_err(|_| FrameError::Short)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, FrameError> {
+        self.meta.try_get_u32_le().map_err(|_| FrameError::Short)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, FrameError> {
+        self.meta.try_get_u64_le().map_err(|_| FrameError::Short)
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, FrameError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(FrameError::Value("flag")),
+        }
+    }
+
+    pub(crate) fn id16(&mut self) -> Result<[u8; 16], FrameError> {
+        let mut id = [0; 16];
+        self.meta.try_copy_to_slice(&mut id).map_err(|_| FrameError::Short)?;
+        Ok(id)
+    }
+
+    pub(crate) fn replica(&mut self) -> Result<ReplicaId, FrameError> {
+        self.u64().map(ReplicaId)
+    }
+
+    pub(crate) fn epoch(&mut self) -> Result<Epoch, FrameError> {
+        self.u64().map(Epoch)
+    }
+
+    pub(crate) fn seq(&mut self) -> Result<Seq, FrameError> {
+        self.u64().map(Seq)
+    }
+
+    pub(crate) fn point(&mut self) -> Result<Point, FrameError> {
+        Ok(Point { epoch: self.epoch()?, seq: self.seq()? })
+    }
+
+    pub(crate) fn holder(&mut self) -> Result<LeaseHolder, FrameError> {
+        Ok(LeaseHolder { instance: InstanceId(self.id16()?), epoch: self.epoch()? })
+    }
+
+    /// A list whose entries take at least `entry_bytes` each, so that a length can be checked before memory is taken.
+    pub(crate) fn list<T>(
+        &mut self,
+        entry_bytes: usize,
+        mut entry: impl FnMut(&mut Self) -> Result<T, FrameError>,
+    ) -> Result<Vec<T>, FrameError> {
+        let count = self.u32()? as usize;
+        if count > LIST_MAX || count.saturating_mul(entry_bytes) > self.meta.remaining() {
+            return Err(FrameError::Short);
+        }
+        (0..count).map(|_| entry(self)).collect()
+    }
+
+    pub(crate) fn history(&mut self) -> Result<Vec<EpochStart>, FrameError> {
+        let history =
+            self.list(16, |fields| Ok(EpochStart { epoch: fields.epoch()?, first: fields.seq()? }))?;
+        if history.windows(2).any(|pair| pair[0].epoch >= pair[1].epoch || pair[0].first > pair[1].first) {
+            return Err(FrameError::Value("history"));
+        }
+        Ok(history)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, FrameError> {
+        let length = usize::from(self.u16()?);
+        if length > self.meta.remaining() {
+            return Err(FrameError::Short);
+        }
+        String::from_utf8(self.meta.split_to(length).into()).map_err(|_| FrameError::Value("text"))
+    }
+
+    pub(crate) fn source(&mut self) -> Result<Source, FrameError> {
+        Ok(Source { node: NodeId(self.u64()?), replica: self.replica()?, address: self.text()? })
+    }
+
+    pub(crate) fn refusal(&mut self) -> Result<Refusal, FrameError> {
+        let code = self.u8()?;
+        let value = self.u64()?;
+        Ok(match code {
+            1 => Refusal::HigherEpoch(Epoch(value)),
+            2 => Refusal::OtherInstance,
+            3 => Refusal::HigherGeneration(Generation(value)),
+            4 => Refusal::UnknownReplica,
+            5 => Refusal::OtherSegment,
+            6 => Refusal::StaleSession,
+            7 => Refusal::Gap(Seq(value)),
+            8 => Refusal::WrongState,
+            9 => Refusal::Behind,
+            10 => Refusal::NoSpace,
+            11 => Refusal::Disk,
+            _ => return Err(FrameError::Value("refusal")),
+        })
+    }
+
+    pub(crate) fn result<T>(
+        &mut self,
+        ok: impl FnOnce(&mut Self) -> Result<T, FrameError>,
+    ) -> Result<Result<T, Refusal>, FrameError> {
+        if self.flag()? { ok(self).map(Ok) } else { self.refusal().map(Err) }
+    }
+}
+
+pub(crate) trait PutFields: BufMut {
+    fn flag(&mut self, flag: bool) {
+        self.put_u8(u8::from(flag));
+    }
+
+    fn list<T>(&mut self, entries: &[T], mut entry: impl FnMut(&mut Self, &T)) {
+        debug_assert!(entries.len() <= LIST_MAX);
+        self.put_u32_le(entries.len() as u32);
+        entries.iter().for_each(|value| entry(self, value));
+    }
+
+    fn history(&mut self, history: &[EpochStart]) {
+        self.list(history, |out, start| {
+            out.put_u64_le(start.epoch.0);
+            out.put_u64_le(start.first.0);
+        });
+    }
+
+    fn point(&mut self, point: Point) {
+        self.put_u64_le(point.epoch.0);
+        self.put_u64_le(point.seq.0);
+    }
+
+    fn holder(&mut self, holder: LeaseHolder) {
+        self.put_slice(holder.instance.as_bytes());
+        self.put_u64_le(holder.epoch.0);
+    }
+
+    fn text(&mut self, text: &str) {
+        debug_assert!(text.len() <= usize::from(u16::MAX));
+        self.put_u16_le(text.len() as u16);
+        self.put_slice(text.as_bytes());
+    }
+
+    fn source(&mut self, source: &Source) {
+        self.put_u64_le(source.node.0);
+        self.put_u64_le(source.replica.0);
+        self.text(&source.address);
+    }
+
+    fn refusal(&mut self, refusal: Refusal) {
+        let (code, value) = match refusal {
+            Refusal::HigherEpoch(epoch) => (1, epoch.0),
+            Refusal::OtherInstance => (2, 0),
+            Refusal::HigherGeneration(generation) => (3, generation.0),
+            Refusal::UnknownReplica => (4, 0),
+            Refusal::OtherSegment => (5, 0),
+            Refusal::StaleSession => (6, 0),
+            Refusal::Gap(seq) => (7, seq.0),
+            Refusal::WrongState => (8, 0),
+            Refusal::Behind => (9, 0),
+            Refusal::NoSpace => (10, 0),
+            Refusal::Disk => (11, 0),
+        };
+        self.put_u8(code);
+        self.put_u64_le(value);
+    }
+
+    fn result<T>(&mut self, result: &Result<T, Refusal>, ok: impl FnOnce(&mut Self, &T)) {
+        self.flag(result.is_ok());
+        match result {
+            Ok(value) => ok(self, value),
+            Err(refusal) => self.refusal(*refusal),
+        }
+    }
+}
+
+impl PutFields for BytesMut {}

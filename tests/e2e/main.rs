@@ -1,0 +1,19 @@
+//! End-to-end tests: each item of what a user gets, with real processes and real clients.
+//!
+//! `cargo xtask test` builds what they need and runs them. By hand: `cargo build --release -p quoin`, then
+//! `cargo test -p quoin-e2e -- --nocapture`; `E2E_KEEP=1` keeps the directory of a test that failed.
+
+mod clients;
+mod command_line;
+mod crashes;
+mod dev_cluster;
+mod fencing;
+mod majority;
+mod real_image;
+mod roles;
+mod segments;
+
+use std::time::Duration;
+
+/// How long anything may take that is not measured.
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,79 @@
+//! Without a majority writes wait: no error, no lie.
+
+use crate::PATIENCE;
+use quoin_e2e::nbd::Command;
+use quoin_e2e::{Dev, until};
+use std::time::Duration;
+
+#[test]
+fn with_two_nodes_gone_writes_wait_the_status_says_why_and_they_go_on_when_one_is_back() {
+    let dev = Dev::start(&["--size", "64MiB"]);
+    let mut nbd = dev.nbd();
+    nbd.write_fua(0, &[1; 4096]).unwrap();
+    dev.kill("storage-node-2");
+    dev.kill("storage-node-3");
+    until("both to be gone", PATIENCE, || match (dev.pid("storage-node-2"), dev.pid("storage-node-3")) {
+        (None, None) => Ok(()),
+        pids => Err(format!("{pids:?}")),
+    });
+    let write = nbd.send(Command::Write { fua: false }, 4096, &[2; 4096]).unwrap();
+    let flush = nbd.send(Command::Flush, 0, &[]).unwrap();
+    let status = until("the status to say what is missing", PATIENCE, || {
+        let status = dev.status();
+        let told = status["problems"].to_string().contains("writes wait");
+        if told { Ok(status) } else { Err(status["problems"].to_string()) }
+    });
+    assert_eq!(status["healthy"], false);
+    let problems = status["problems"].as_array().unwrap();
+    let worst = problems[0].as_str().unwrap();
+    println!("{}", problems.iter().filter_map(|problem| problem.as_str()).collect::<Vec<_>>().join("\n"));
+    assert!(
+        worst.contains("vol1")
+            && worst.contains("2 of 3")
+            && worst.contains("node-2")
+            && worst.contains("node-3")
+    );
+    let attachment = &status["volumes"][0]["attachment"];
+    assert_eq!(attachment["available"], false, "{attachment}");
+    let words = dev.quoin(&["status"]).ok().stdout;
+    assert!(words.contains(worst), "{words}");
+    // Longer than a lease: nothing may be answered, neither well nor badly.
+    assert!(!nbd.answers_within(Duration::from_secs(3)).unwrap(), "a write was answered without a majority");
+
+    dev.control("start", "storage-node-2").ok();
+    let mut answered = Vec::new();
+    for _ in 0..2 {
+        let (cookie, answer) = nbd.receive().unwrap();
+        answer.unwrap();
+        answered.push(cookie);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [write, flush]);
+    assert_eq!(nbd.read(4096, 4096).unwrap(), [2; 4096]);
+    assert_eq!(nbd.read(0, 4096).unwrap(), [1; 4096]);
+    dev.control("start", "storage-node-3").ok();
+    dev.until_healthy(PATIENCE);
+}
+
+#[test]
+fn a_hung_storage_node_costs_no_error_and_is_caught_up_when_it_goes_on() {
+    use quoin_e2e::processes::Signal;
+    let dev = Dev::start(&["--size", "64MiB"]);
+    let mut nbd = dev.nbd();
+    nbd.write(0, &[1; 65_536]).unwrap();
+    dev.signal("storage-node-1", Signal::STOP);
+    let begun = quoin_e2e::clock::now();
+    let mut worst = Duration::ZERO;
+    let mut n = 0u64;
+    while begun.elapsed() < Duration::from_secs(4) {
+        let one = quoin_e2e::clock::now();
+        nbd.write((n % 1024) * 4096, &[2; 4096]).unwrap();
+        nbd.read((n % 1024) * 4096, 4096).unwrap();
+        worst = worst.max(one.elapsed());
+        n += 1;
+    }
+    println!("{n} writes and reads while one node hung; the worst pair took {worst:?}");
+    dev.signal("storage-node-1", Signal::CONT);
+    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    dev.until_healthy(PATIENCE);
+}
