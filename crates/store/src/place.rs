@@ -5,7 +5,7 @@
 use crate::engine::Engine;
 use crate::format::record::Run;
 use crate::{Error, Lsn};
-use quoin_types::{BLOCK_BYTES, ReplicaId};
+use quoin_types::BLOCK_BYTES;
 use std::io::IoSlice;
 
 /// The most data that gathers before it is written without being asked to.
@@ -14,16 +14,16 @@ const PLACED_BYTES_MAX: u64 = 8 << 20;
 /// Data for new slots, not written yet. Reads find it in the overlay.
 #[derive(Default)]
 pub(crate) struct Placements {
-    runs: Vec<(ReplicaId, Lsn, Run)>,
+    runs: Vec<(Lsn, Run)>,
     bytes: u64,
     /// Some was written, and no sync that covers it has begun.
     unsynced: bool,
 }
 
 impl Placements {
-    pub(crate) fn push(&mut self, id: ReplicaId, lsn: Lsn, run: Run) {
+    pub(crate) fn push(&mut self, lsn: Lsn, run: Run) {
         self.bytes += run.data.len() as u64;
-        self.runs.push((id, lsn, run));
+        self.runs.push((lsn, run));
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -49,18 +49,16 @@ impl Engine {
             return Ok(());
         }
         let mut runs = std::mem::take(&mut self.placements.runs);
-        runs.sort_unstable_by_key(|(_, _, run)| run.byte_offset());
+        runs.sort_unstable_by_key(|(_, run)| run.byte_offset());
         self.placements.unsynced = true;
-        for group in runs.chunk_by(|a, b| a.2.byte_offset() + a.2.data.len() as u64 == b.2.byte_offset()) {
-            let slices: Vec<IoSlice<'_>> = group.iter().map(|(_, _, run)| IoSlice::new(&run.data)).collect();
+        for group in runs.chunk_by(|a, b| a.1.byte_offset() + a.1.data.len() as u64 == b.1.byte_offset()) {
+            let slices: Vec<IoSlice<'_>> = group.iter().map(|(_, run)| IoSlice::new(&run.data)).collect();
             self.data
-                .write_vectored_at(&slices, group[0].2.byte_offset())
+                .write_vectored_at(&slices, group[0].1.byte_offset())
                 .map_err(Error::io("writing data"))?;
         }
-        for (id, lsn, run) in runs {
-            if let Some(replica) = self.replicas.get_mut(&id) {
-                replica.overlay.placed(lsn, run.extent);
-            }
+        for (lsn, run) in runs {
+            self.slot_data.placed(lsn, run.slot);
         }
         self.statistics.data_bytes += self.placements.bytes;
         self.statistics.placed_bytes += self.placements.bytes;

@@ -5,6 +5,7 @@ use crate::format::BLOCK;
 use crate::format::entry::{ALL_ZERO, Entry};
 use crate::format::record::{self, Body, Run};
 use crate::slots::Slot;
+use crate::view::Held;
 use crate::{Error, Lsn};
 use bytes::Bytes;
 use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, Version};
@@ -33,39 +34,51 @@ impl Engine {
         if data.len() != zero_mask.count_zeros() as usize * BLOCK {
             return Err(Error::Misaligned { what: "the extent's data" });
         }
-        self.check_record(record::HEADER_BYTES + record::CHANGE_BYTES + data.len())?;
-        let own = match self.current(id, extent) {
-            Err(Error::Corrupt { .. }) if keep_blocks == 0 => Entry::UNTOUCHED,
-            other => other?,
+        self.check_record(record::HEADER_BYTES + 2 * record::CHANGE_BYTES + data.len())?;
+        let held = match keep_blocks {
+            0 => self.replaced(id, extent, version)?,
+            _ => self.held(id, extent, version)?,
         };
-        let mut entry = merge(own, version, keep_blocks, checksums, zero_mask);
-        self.replica_mut(id)?.map.prepare_store(extent, 1)?;
-        let mut effects = self.slot_for(own, keep_blocks, &mut entry)?;
-        let (mask, mut runs) = taken_runs(extent, entry.slot, keep_blocks, zero_mask, data);
-        let change = if keep_blocks == 0 && entry.slot != own.slot {
+        let mut entry = merge(held.entry, version, keep_blocks, checksums, zero_mask);
+        self.prepare_maps(id, std::iter::once((extent, &held)))?;
+        let mut effects = self.slot_for(&held, keep_blocks, &mut entry)?;
+        let (mask, mut runs) = taken_runs(entry.slot, keep_blocks, zero_mask, data);
+        let mut changes = Vec::from_iter(self.kept_change(id, extent, &held));
+        let mut change = self.live_change(id, extent, entry);
+        if entry.slot == held.entry.slot {
+            change.data_mask = mask;
+        } else if keep_blocks == 0 {
             effects.placed = std::mem::take(&mut runs);
-            self.change(id, extent, 0, mask, entry)
+            change.placed_mask = mask;
         } else {
-            self.change(id, extent, mask, 0, entry)
-        };
-        self.append(id, None, Body::Extents { changes: vec![change], runs }, effects)
+            change.data_mask = mask;
+            change.copy_from = held.entry.slot.filter(|_| entry.zero_mask | mask != ALL_ZERO);
+        }
+        changes.push(change);
+        self.append(id, None, Body::Extents { changes, runs }, effects)
     }
 
-    /// The slot that the new entry needs, or gives back. With nothing to keep it is a new one, where there is space.
-    fn slot_for(&mut self, own: Entry, keep_blocks: u16, entry: &mut Entry) -> Result<SlotEffects, Error> {
+    /// The slot that the new entry needs, or gives back: a new one where there is space. Only blocks to be kept hold on to
+    /// the old one, if nobody else looks at it.
+    fn slot_for(&mut self, held: &Held, keep_blocks: u16, entry: &mut Entry) -> Result<SlotEffects, Error> {
+        let freed = Vec::from_iter(held.freed());
         if entry.zero_mask == ALL_ZERO {
-            return Ok(SlotEffects { freed: own.slot.into_iter().collect(), ..SlotEffects::default() });
+            return Ok(SlotEffects { freed, ..SlotEffects::default() });
         }
-        entry.slot = own.slot;
-        if own.slot.is_some() && keep_blocks != 0 {
+        let in_place = held.entry.slot.filter(|_| held.is_private());
+        if in_place.is_some() && keep_blocks != 0 {
+            entry.slot = in_place;
             return Ok(SlotEffects::default());
         }
         match self.take_slots(1, 0) {
-            Err(Error::NoSpace) if own.slot.is_some() => Ok(SlotEffects::default()),
+            Err(Error::NoSpace) if in_place.is_some() => {
+                entry.slot = in_place;
+                Ok(SlotEffects::default())
+            }
             Err(error) => Err(error),
             Ok(slots) => {
                 entry.slot = slots.first().copied();
-                Ok(SlotEffects { taken: 1, freed: own.slot.into_iter().collect(), ..SlotEffects::default() })
+                Ok(SlotEffects { taken: 1, freed, ..SlotEffects::default() })
             }
         }
     }
@@ -86,7 +99,6 @@ fn merge(own: Entry, version: Version, keep_blocks: u16, checksums: &[u32; 16], 
 
 /// The runs of blocks that are taken from the peer, and their mask.
 fn taken_runs(
-    extent: ExtentIndex,
     slot: Option<Slot>,
     keep_blocks: u16,
     zero_mask: u16,
@@ -104,7 +116,6 @@ fn taken_runs(
         }
         if block > first_block {
             runs.push(Run {
-                extent,
                 slot,
                 first_block,
                 data: data.split_to((block - first_block) as usize * BLOCK),
@@ -129,7 +140,7 @@ mod tests {
         // Blocks 1, 2, 3 and 7 come with data, of which 2 is to be kept.
         let zero_mask = !0b1000_1110;
         let data: Vec<u8> = [1u8, 2, 3, 7].iter().flat_map(|byte| [*byte; BLOCK]).collect();
-        let (mask, runs) = taken_runs(ExtentIndex(0), Some(Slot(0)), 0b100, zero_mask, data.into());
+        let (mask, runs) = taken_runs(Some(Slot(0)), 0b100, zero_mask, data.into());
         assert_eq!(mask, 0b1000_1010);
         let found: Vec<_> =
             runs.iter().map(|run| (run.first_block, run.data.len() / BLOCK, run.data[0])).collect();

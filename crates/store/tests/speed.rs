@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, OsDir, clock};
-use quoin_store::{Engine, Identity, Options};
+use quoin_store::{Engine, Identity, Options, View};
 use quoin_types::{BootId, DiskId, Seq};
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ fn rates() {
     checkpoint(&mut engine);
     let began = clock::now();
     for _ in 0..200_000 {
-        let mut plan = engine.read(ONE, next(), 4096).unwrap();
+        let mut plan = engine.read(ONE, View::Live, next(), 4096).unwrap();
         if !plan.try_cached().unwrap() {
             plan.run();
         }
@@ -102,7 +102,7 @@ fn rates() {
     let began = clock::now();
     println!(
         "{} changed, scanned in {:.4} s",
-        engine.count_changed_since(ONE, Seq(5)).unwrap(),
+        engine.count_changed_since(ONE, View::Live, Seq(5)).unwrap(),
         seconds(began)
     );
     let (checksums, data) = blocks(&[9; 256]);
@@ -321,7 +321,7 @@ fn table() {
     durable_and_applied(&mut engine, &jobs);
     let ours = per_second(|| {
         for _ in 0..32 {
-            let mut plan = engine.read(ONE, next(), 4096).unwrap();
+            let mut plan = engine.read(ONE, View::Live, next(), 4096).unwrap();
             if !plan.try_cached().unwrap() {
                 plan.run();
             }
