@@ -2,9 +2,9 @@
 //! back, all by a job that may run on any thread: the engine's owner never waits for the filesystem.
 
 use crate::engine::Engine;
-use crate::format::{BLOCK, Salt};
 use crate::format::entry::{Cell, EntryBytes, Layer, MapId};
 use crate::format::record::{Body, Copy, ExtentChange, Record};
+use crate::format::{BLOCK, Salt};
 use crate::layer::{LayerChunk, LayerMap};
 use crate::map::{self, MapFile};
 use crate::pool::{self, PoolChunk};

@@ -2,7 +2,7 @@
 
 use crate::options::Lsn;
 use quoin_types::limits::SNAPSHOTS_MAX;
-use quoin_types::{ClusterId, DiskId, ReplicaId, SnapshotId};
+use quoin_types::{ClusterId, DiskId, ExtentIndex, ReplicaId, SnapshotId};
 use std::io;
 
 /// Why the engine refused or failed. Only [`Error::Io`] of a mutating call and [`Error::Poisoned`] end the engine.
@@ -83,6 +83,14 @@ pub enum Error {
     TooManySnapshots {
         /// The replica.
         replica: ReplicaId,
+    },
+    /// A repair came for something that is not there any more.
+    #[error("extent {extent} of replica {replica} is not what was to be repaired")]
+    Superseded {
+        /// The replica.
+        replica: ReplicaId,
+        /// The extent.
+        extent: ExtentIndex,
     },
     /// The replica exists, or existed: ids are never reused.
     #[error("replica {0} exists on this disk already")]

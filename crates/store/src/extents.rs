@@ -191,7 +191,9 @@ impl Engine {
         let extents = parts(offset_bytes, end - offset_bytes);
         // Where layers keep what is there, and in a clone, the write takes a new slot.
         let new = extents.filter(|(extent, _)| {
-            !self.held(id, *extent, Seq(u64::MAX)).is_ok_and(|held| held.is_private() && held.entry.slot.is_some())
+            !self
+                .held(id, *extent, Seq(u64::MAX))
+                .is_ok_and(|held| held.is_private() && held.entry.slot.is_some())
         });
         new.count() as u32
     }

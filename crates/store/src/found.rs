@@ -32,7 +32,8 @@ pub(crate) struct FoundReplicas {
 impl FoundReplicas {
     /// Those of the checkpoint.
     pub(crate) fn of(states: &[ReplicaState]) -> Self {
-        let found = |state: &ReplicaState| Found { state: state.clone(), is_new: false, changes: BTreeMap::new() };
+        let found =
+            |state: &ReplicaState| Found { state: state.clone(), is_new: false, changes: BTreeMap::new() };
         let replicas = states.iter().map(|state| (state.id, found(state))).collect();
         Self { replicas, elsewhere: BTreeMap::new() }
     }
@@ -45,7 +46,10 @@ impl FoundReplicas {
             self.replicas.insert(id, Found { state, is_new: true, changes: BTreeMap::new() });
         }
         let Some(found) = self.replicas.get_mut(&id) else {
-            return Err(Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn)));
+            return Err(Error::corrupt(
+                "the journal",
+                format!("record {} does not fit its replica", record.lsn),
+            ));
         };
         if let Some(position) = record.position {
             found.state.position = position;
@@ -94,7 +98,9 @@ impl Found {
                 let (layer, snapshot, seq) = (*layer, *snapshot, self.state.position);
                 self.state.layers.push(LayerState { layer, snapshot, seq, ..LayerState::default() });
             }
-            Body::Delete { layer } => self.layer_mut(*layer).into_iter().for_each(|state| state.deleted = true),
+            Body::Delete { layer } => {
+                self.layer_mut(*layer).into_iter().for_each(|state| state.deleted = true);
+            }
             Body::Fold { layer, through: Some(through), .. } => {
                 let folded = ExtentIndex(through.0 + 1);
                 self.changes.retain(|(of, extent), _| of != layer || *extent >= folded);

@@ -4,9 +4,9 @@
 //! the replica is now. So making one changes nothing, and reading the replica as it is costs the same whatever the number of
 //! its snapshots. (docs/decisions/2026-11-21-layers-keep-what-was.md)
 
+use crate::format::Salt;
 use crate::format::checkpoint::LayerState;
 use crate::format::entry::{Cell, Layer, MapId};
-use crate::format::Salt;
 use crate::pool::{self, CHUNK_ENTRIES, Pool, PoolChunk};
 use crate::{Error, Lsn};
 use foldhash::fast::FixedState;
@@ -31,7 +31,14 @@ impl LayerInfo {
     /// As a checkpoint says it.
     pub(crate) fn state(&self, map: Option<&LayerMap>) -> LayerState {
         let LayerInfo { layer, snapshot, seq, deleted, folded } = self.clone();
-        LayerState { layer, snapshot, seq, deleted, folded, chunks: map.map(LayerMap::places).unwrap_or_default() }
+        LayerState {
+            layer,
+            snapshot,
+            seq,
+            deleted,
+            folded,
+            chunks: map.map(LayerMap::places).unwrap_or_default(),
+        }
     }
 
     /// From a checkpoint.
@@ -67,7 +74,11 @@ pub(crate) struct LayerChunk {
 
 impl LayerChunk {
     /// The entries that are not empty, `None` for damaged ones.
-    pub(crate) fn cells(&self, pool: &dyn Map, salt: Salt) -> impl Iterator<Item = (ExtentIndex, Option<Cell>)> {
+    pub(crate) fn cells(
+        &self,
+        pool: &dyn Map,
+        salt: Salt,
+    ) -> impl Iterator<Item = (ExtentIndex, Option<Cell>)> {
         let LayerChunk { map, number, chunk } = *self;
         chunk.extents(number).map(move |extent| (extent, pool::load(pool, salt, chunk.place, map, extent)))
     }

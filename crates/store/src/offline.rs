@@ -4,8 +4,8 @@ use crate::format::Salt;
 use crate::format::checkpoint::{Checkpoint, LayerState, ReplicaState};
 use crate::format::entry::{Cell, Entry, Layer, MapId};
 use crate::format::record::{Body, ExtentChange, Record};
-use crate::found::FoundReplicas;
 use crate::format::starts::{self, Starts};
+use crate::found::FoundReplicas;
 use crate::journal::Ring;
 use crate::open::{DATA, lock, read_checkpoint, read_identity, read_whole};
 use crate::reader::Reader;
@@ -172,7 +172,8 @@ impl fmt::Display for ReplicaLines<'_> {
         let dropped = if *dropped { ", dropped, kept for its clones" } else { "" };
         writeln!(f, "replica {id}: {segment_bytes} bytes, {}position {position}{dropped}", BaseText(*base))?;
         for LayerState { layer, snapshot, seq, deleted, folded, .. } in layers {
-            let deleted = if *deleted { format!(", deleted, folded to extent {folded}") } else { String::new() };
+            let deleted =
+                if *deleted { format!(", deleted, folded to extent {folded}") } else { String::new() };
             writeln!(f, "  layer {}: snapshot {snapshot} at {seq}{deleted}", layer.0)?;
         }
         Ok(())

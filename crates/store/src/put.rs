@@ -1,14 +1,15 @@
 //! Put a whole extent: what resync brings, and what repairs a damaged one.
 
 use crate::engine::{Engine, SlotEffects};
+use crate::extents::ExtentContent;
 use crate::format::BLOCK;
-use crate::format::entry::{ALL_ZERO, Entry};
-use crate::format::record::{self, Body, Run};
+use crate::format::entry::{ALL_ZERO, Cell, Entry, MapId};
+use crate::format::record::{self, Body, ExtentChange, Run};
 use crate::slots::Slot;
-use crate::view::Held;
+use crate::view::{Held, View};
 use crate::{Error, Lsn};
 use bytes::Bytes;
-use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, Version};
+use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, SnapshotId, Version};
 
 impl Engine {
     /// Replaces an extent by a peer's, but for the blocks of `keep_blocks`, which were written live since the join (rule
@@ -82,6 +83,51 @@ impl Engine {
             }
         }
     }
+
+    /// Mends an extent as a snapshot sees it, by what a peer's same snapshot holds: for a damaged entry anything, for
+    /// damaged data the version that it says it is (rule R3). Fails with [`Error::Superseded`] where the version is another
+    /// one, or no layer keeps the extent: the snapshot then sees what the replica is now, and [`Engine::put_extent`] of
+    /// that mends both. May use the reserve.
+    pub fn repair_snapshot(
+        &mut self,
+        id: ReplicaId,
+        snapshot: SnapshotId,
+        content: &ExtentContent,
+    ) -> Result<Lsn, Error> {
+        self.ensure_healthy()?;
+        let ExtentContent { extent, version, zero_mask, checksums, data } = content;
+        let superseded = Error::Superseded { replica: id, extent: *extent };
+        let Some((map, old)) = self.kept_for(self.map_of(id, View::Snapshot(snapshot))?, *extent) else {
+            return Err(superseded);
+        };
+        if old.is_some_and(|old| !matches!(old, Cell::Entry(entry) if entry.version == *version)) {
+            return Err(superseded);
+        }
+        if data.len() != zero_mask.count_zeros() as usize * BLOCK {
+            return Err(Error::Misaligned { what: "the extent's data" });
+        }
+        let mut entry = merge(Entry::UNTOUCHED, *version, 0, checksums, *zero_mask);
+        let mut effects = SlotEffects {
+            freed: old.and_then(|old| old.slot()).into_iter().collect(),
+            ..SlotEffects::default()
+        };
+        if entry.zero_mask != ALL_ZERO {
+            entry.slot = self.take_slots(1, 0)?.first().copied();
+            effects.taken = 1;
+        }
+        let (mask, runs) = taken_runs(entry.slot, 0, *zero_mask, data.clone());
+        effects.placed = runs;
+        let change = ExtentChange { placed_mask: mask, ..self.change(map, *extent, Cell::Entry(entry)) };
+        self.append(id, None, Body::Extents { changes: vec![change], runs: Vec::new() }, effects)
+    }
+
+    /// The layer that keeps the extent for this view, and what it keeps, `None` if that is damaged; nothing if none does.
+    fn kept_for(&self, view: MapId, extent: ExtentIndex) -> Option<(MapId, Option<Cell>)> {
+        let layers = self.replicas.get(&view.replica)?.layer_maps.range(view.layer..);
+        let (layer, map) = layers.into_iter().find(|(_, map)| map.holds(extent))?;
+        let cell = map.get(&self.pool, extent).filter(|cell| *cell != Cell::Lost);
+        Some((MapId { layer: *layer, ..view }, cell))
+    }
 }
 
 /// The peer's blocks, and our own where they are to be kept.
@@ -98,12 +144,7 @@ fn merge(own: Entry, version: Version, keep_blocks: u16, checksums: &[u32; 16], 
 }
 
 /// The runs of blocks that are taken from the peer, and their mask.
-fn taken_runs(
-    slot: Option<Slot>,
-    keep_blocks: u16,
-    zero_mask: u16,
-    mut data: Bytes,
-) -> (u16, Vec<Run>) {
+fn taken_runs(slot: Option<Slot>, keep_blocks: u16, zero_mask: u16, mut data: Bytes) -> (u16, Vec<Run>) {
     let (mut data_mask, mut runs) = (0, Vec::<Run>::new());
     let Some(slot) = slot else { return (0, runs) };
     let mut block = 0;
@@ -115,11 +156,7 @@ fn taken_runs(
             block += 1;
         }
         if block > first_block {
-            runs.push(Run {
-                slot,
-                first_block,
-                data: data.split_to((block - first_block) as usize * BLOCK),
-            });
+            runs.push(Run { slot, first_block, data: data.split_to((block - first_block) as usize * BLOCK) });
         }
         if block < 16 {
             if zero_mask >> block & 1 == 0 {

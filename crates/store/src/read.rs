@@ -201,7 +201,9 @@ impl Engine {
         if part.blocks.clone().any(|block| part.entry.is_zero(block)) {
             return None;
         }
-        let Source::Memory(data) = self.slot_data.source(part.entry.slot?, part.blocks.start) else { return None };
+        let Source::Memory(data) = self.slot_data.source(part.entry.slot?, part.blocks.start) else {
+            return None;
+        };
         (data.len() as u64 >= plan.length).then(|| data.slice(..plan.length as usize))
     }
 

@@ -44,9 +44,7 @@ impl State {
             }
             Body::Delete { layer } => self.layer_mut(*layer).into_iter().for_each(|info| info.deleted = true),
             Body::Fold { layer, through: Some(through), .. } => {
-                self.layer_mut(*layer)
-                    .into_iter()
-                    .for_each(|info| info.folded = ExtentIndex(through.0 + 1));
+                self.layer_mut(*layer).into_iter().for_each(|info| info.folded = ExtentIndex(through.0 + 1));
             }
             Body::Fold { layer, through: None, .. } => self.layers.retain(|info| info.layer != *layer),
             Body::Extents { .. } | Body::Zero { .. } => {}

@@ -187,7 +187,8 @@ impl Engine {
             if *layer != scrub.layer {
                 (scrub.layer, scrub.next) = (*layer, ExtentIndex(0));
             }
-            let extents = map.chunks_from(scrub.next.0 / CHUNK_ENTRIES).flat_map(|chunk| map.extents_of(chunk));
+            let extents =
+                map.chunks_from(scrub.next.0 / CHUNK_ENTRIES).flat_map(|chunk| map.extents_of(chunk));
             for extent in extents.filter(|extent| *extent >= scrub.next).collect::<Vec<_>>() {
                 if job.report.bytes >= budget_bytes {
                     scrub.next = extent;
@@ -248,7 +249,13 @@ impl Engine {
     }
 
     /// Names what is wrong; `None` if the replica or layer is gone.
-    fn damage(&self, map: MapId, extent: ExtentIndex, version: Option<Version>, harm: Harm) -> Option<Damage> {
+    fn damage(
+        &self,
+        map: MapId,
+        extent: ExtentIndex,
+        version: Option<Version>,
+        harm: Harm,
+    ) -> Option<Damage> {
         let replica = self.replica_ref(map.replica).ok()?;
         let snapshot = match map.layer {
             Layer::LIVE => None,
@@ -265,7 +272,8 @@ impl Engine {
                 !layer.is_pending(extent) && layer.get(&self.pool, extent) == Some(Cell::Entry(entry))
             }
             None => {
-                replica.overlay.get(extent).is_none() && replica.map.load(extent).is_ok_and(|now| now == entry)
+                replica.overlay.get(extent).is_none()
+                    && replica.map.load(extent).is_ok_and(|now| now == entry)
             }
         }
     }

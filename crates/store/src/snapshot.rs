@@ -26,12 +26,7 @@ pub struct Snapshot {
 impl Engine {
     /// Makes a snapshot of the replica as the last record left it, which `seq` numbers like a write. Costs one record,
     /// whatever the replica's size.
-    pub fn create_snapshot(
-        &mut self,
-        id: ReplicaId,
-        snapshot: SnapshotId,
-        seq: Seq,
-    ) -> Result<Lsn, Error> {
+    pub fn create_snapshot(&mut self, id: ReplicaId, snapshot: SnapshotId, seq: Seq) -> Result<Lsn, Error> {
         self.ensure_healthy()?;
         let live = &self.replica_ref(id)?.live;
         if live.layers.iter().any(|info| info.snapshot == snapshot && !info.deleted) {

@@ -96,7 +96,12 @@ impl Engine {
     }
 
     /// As [`Engine::held`], where the extent is replaced as a whole: what it was may be damaged.
-    pub(crate) fn replaced(&self, id: ReplicaId, extent: ExtentIndex, version: Version) -> Result<Held, Error> {
+    pub(crate) fn replaced(
+        &self,
+        id: ReplicaId,
+        extent: ExtentIndex,
+        version: Version,
+    ) -> Result<Held, Error> {
         match self.held(id, extent, version) {
             Err(Error::Corrupt { .. }) => {
                 let replica = self.replica_ref(id)?;

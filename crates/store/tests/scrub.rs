@@ -79,7 +79,8 @@ fn damage_is_named_and_can_be_mended() {
     damage(&dir, "map.1", 4096 + 2 * 96 + 20);
     let mut scrub = Scrub::default();
     let (report, _) = lap(&mut engine, &mut scrub, 1 << 20);
-    let entry = Damage { replica: ONE, snapshot: None, extent: ExtentIndex(2), version: None, harm: Harm::Entry };
+    let entry =
+        Damage { replica: ONE, snapshot: None, extent: ExtentIndex(2), version: None, harm: Harm::Entry };
     let data = Damage {
         replica: TWO,
         snapshot: None,

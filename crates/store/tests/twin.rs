@@ -6,7 +6,9 @@ use bytes::Bytes;
 use common::*;
 use proptest::prelude::*;
 use quoin_disk::{Dir, MemDir};
-use quoin_store::{ApplyJob, CheckpointJob, Engine, ExtentOutcome, Lsn, ReadOutcome, ReadPlan, SyncJob, View};
+use quoin_store::{
+    ApplyJob, CheckpointJob, Engine, ExtentOutcome, Lsn, ReadOutcome, ReadPlan, SyncJob, View,
+};
 use quoin_types::{ExtentIndex, ReplicaId, Seq, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -343,12 +345,8 @@ impl World {
         // An id that was dropped may still be known.
         assert!(made.is_ok() || parent.is_none() || self.known_ids.contains(&id));
         let (Ok(lsn), Some(parent)) = (made, parent) else { return };
-        let new = TwinReplica {
-            meta,
-            position: parent.seq,
-            now: parent.state.clone(),
-            snapshots: BTreeMap::new(),
-        };
+        let new =
+            TwinReplica { meta, position: parent.seq, now: parent.state.clone(), snapshots: BTreeMap::new() };
         self.twin.insert(id, new);
         self.known_ids.insert(id);
         self.clones.insert(id);

@@ -1,7 +1,7 @@
 //! A checkpoint: where the journal's live part begins, and the state of every replica there.
 
-use super::{FORMAT_VERSION, Salt, check_version, round_up};
 use super::entry::{Layer, MapId};
+use super::{FORMAT_VERSION, Salt, check_version, round_up};
 use crate::pool::PoolChunk;
 use crate::{Error, Lsn};
 use bytes::Bytes as Buffer;

@@ -95,20 +95,41 @@ pub(crate) struct Record {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Body {
     /// A replica begins, empty, or as its base is.
-    Create { segment_bytes: u64, base: Option<MapId>, meta: Bytes },
+    Create {
+        segment_bytes: u64,
+        base: Option<MapId>,
+        meta: Bytes,
+    },
     Drop,
     Meta(Bytes),
-    Extents { changes: Vec<ExtentChange>, runs: Vec<Run> },
+    Extents {
+        changes: Vec<ExtentChange>,
+        runs: Vec<Run>,
+    },
     /// Extents become zero as a whole. `keep_in`: none of them was written in this replica before, and this layer keeps
     /// that.
-    Zero { first: ExtentIndex, count: u32, version: Version, keep_in: Option<Layer> },
+    Zero {
+        first: ExtentIndex,
+        count: u32,
+        version: Version,
+        keep_in: Option<Layer>,
+    },
     /// A new layer keeps what is overwritten from here on.
-    Snapshot { layer: Layer, snapshot: SnapshotId },
+    Snapshot {
+        layer: Layer,
+        snapshot: SnapshotId,
+    },
     /// The layer is no snapshot any more.
-    Delete { layer: Layer },
+    Delete {
+        layer: Layer,
+    },
     /// The layer gives up its extents up to this one, to the next older layer if that wants them; `None`: up to the last,
     /// and the layer is gone.
-    Fold { layer: Layer, through: Option<ExtentIndex>, changes: Vec<ExtentChange> },
+    Fold {
+        layer: Layer,
+        through: Option<ExtentIndex>,
+        changes: Vec<ExtentChange>,
+    },
 }
 
 /// The whole resulting entry of one extent in one map (E3).
