@@ -1,5 +1,6 @@
 //! What is asked of the disk engine, each figure beside the raw file in the same run, and its target. Jobs run on threads
-//! as the storage node runs them. `cargo bench -p benches --bench disk`; `BENCH_DIR` names the directory to measure in.
+//! as the storage node runs them. `cargo bench -p benches --bench disk`; `BENCH_DIR` names the directory to measure in; words
+//! after `--` name the lines: sequential, durable, accepted, reads, restart, scan.
 //!
 //! What ours and the raw file do in turns, five times: a disk that others use too changes within seconds, and the middle
 //! one of five ratios hardly notices. Why a line misses is written in `docs/benchmarks.md`.
@@ -31,6 +32,9 @@ const ROUND: Duration = Duration::from_millis(500);
 const OUTSTANDING: usize = 32;
 /// The raw file is synced after as many MiB.
 const RAW_SYNC_MIB: u64 = 16;
+
+/// Measures some lines of the table.
+type Line = fn(&mut Rig, &Path, &mut Table);
 
 struct Table(Vec<Vec<String>>);
 
@@ -110,15 +114,29 @@ fn main() {
     let directory = tempfile::tempdir_in(directory).expect("a temporary directory");
     let path = directory.path();
     let mut table = Table(vec![["", "ours", "raw file", "figure", "target", ""].map(String::from).to_vec()]);
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let mut rig = Rig::new(&path.join("disk"), 2 * GIB, GIB);
-    sequential(&mut rig, path, &mut table);
-    durable(&mut rig, path, &mut table);
-    accepted_on_disk(&mut rig, path, &mut table);
-    reads(&mut rig, path, &mut table);
+    for (name, line) in [
+        ("sequential", sequential as Line),
+        ("durable", durable),
+        ("accepted", accepted_on_disk),
+        ("reads", reads),
+    ] {
+        if wanted(name) {
+            line(&mut rig, path, &mut table);
+        }
+    }
     drop(rig);
-    restart(&path.join("restart"), &mut table);
-    scan(&path.join("scan"), &mut table);
-    accepted_in_memory(&mut table);
+    if wanted("restart") {
+        restart(&path.join("restart"), &mut table);
+    }
+    if wanted("scan") {
+        scan(&path.join("scan"), &mut table);
+    }
+    if wanted("accepted") {
+        accepted_in_memory(&mut table);
+    }
     println!();
     print_table(&table.0);
 }
@@ -259,10 +277,13 @@ fn accepted_on_disk(rig: &mut Rig, path: &Path, table: &mut Table) {
     let file = raw::file(&path.join("buffered"), false);
     let before = rig.engine.statistics();
     let (ours, raws, ratio) = in_turns(
-        || per_second(|| accept(rig, &mut next, &checksums, &data)),
+        || {
+            let rate = per_second(|| accept(rig, &mut next, &checksums, &data));
+            rig.settle();
+            rate
+        },
         || per_second(|| write_raw(&file, &mut next_raw, &data)),
     );
-    rig.settle();
     let after = rig.engine.statistics();
     let waits = after.journal_full + after.overlay_full - before.journal_full - before.overlay_full;
     let (ours, raws) = (format!("{ours:.0}/s, {waits} waits for room"), format!("{raws:.0}/s, never synced"));
@@ -292,12 +313,14 @@ fn accepted_in_memory(table: &mut Table) {
 }
 
 fn reads(rig: &mut Rig, path: &Path, table: &mut Table) {
+    let (checksums, data) = data(256);
+    let each_mib = || (0..RANDOM_BYTES).step_by(MIB as usize);
+    each_mib().for_each(|offset| {
+        rig.write(offset, &checksums, &data);
+        rig.submit();
+    });
     rig.checkpoint();
-    let mut offset = 0;
-    while offset < RANDOM_BYTES {
-        rig.read(offset, 256);
-        offset += MIB;
-    }
+    each_mib().for_each(|offset| rig.read(offset, 256));
     let (mut next, mut next_raw) = (random_offsets(), random_offsets());
     let file = raw::file(&path.join("buffered"), false);
     let mut block = [0; BLOCK];
