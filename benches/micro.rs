@@ -1,6 +1,6 @@
 //! The inner loops alone: checksums, frames, the disk engine. `cargo bench -p benches --bench micro`.
 
-use benches::{print_table, time_of};
+use benches::{BLOCK, print_table, time_of};
 use bytes::{Bytes, BytesMut};
 use quoin_disk::{Dir, OsDir};
 use quoin_store::{Engine, Identity, Options, View};
@@ -9,7 +9,6 @@ use quoin_wire::{Decoder, Message, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-const BLOCK: usize = 4096;
 const REPLICA: ReplicaId = ReplicaId(1);
 const REPLICA_BYTES: u64 = 1 << 30;
 

@@ -5,6 +5,9 @@ use quoin_e2e::clock::now;
 use std::hint::black_box;
 use std::time::Duration;
 
+/// The unit of checksums and of atomic writes.
+pub const BLOCK: usize = 4096;
+
 /// How long one benchmark is repeated.
 const RUN: Duration = Duration::from_millis(700);
 

@@ -193,6 +193,21 @@ impl File for FaultyFile {
         self.write_at(&data, offset)
     }
 
+    fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let effect = self.faults.next(Operation::Write, &self.name);
+        match effect {
+            Some(Effect::FlipBit(bit)) => flip(&mut data, bit),
+            // The device has whole sectors; what it had when it failed need not be whole blocks.
+            Some(Effect::Half) => self.inner.write_at(&data[..data.len() / 2 + 512], offset)?,
+            Some(Effect::InputOutput | Effect::NoSpace) | None => {}
+        }
+        match effect {
+            Some(effect @ (Effect::Half | Effect::InputOutput | Effect::NoSpace)) => Err(effect.error()),
+            Some(Effect::FlipBit(_)) | None => self.inner.write_direct_at(&[IoSlice::new(&data)], offset),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.faults.check(Operation::Sync, &self.name)?;
         self.inner.sync()

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "memory maps need it; the rest of the workspace denies it")]
 
 pub mod clock;
+mod direct;
 mod faulty;
 mod lock;
 mod memory;
@@ -20,6 +21,9 @@ pub use os::OsDir;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+
+/// What offsets and lengths of [`File::write_direct_at`] are multiples of.
+pub const DIRECT_BYTES: u64 = 4096;
 
 /// What [`Dir::open`] does about a file that is there, or is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +74,12 @@ pub trait File: Send + Sync {
 
     /// Writes all of `slices`, one after the other, at `offset`. Any number of slices.
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// As [`File::write_vectored_at`], around the page cache where the filesystem can do that: for much data that is not
+    /// soon read again. Reads that begin afterwards see it, for what the cache had of the range is dropped. Offset and
+    /// length are multiples of [`DIRECT_BYTES`]. While it runs, or where it fails, any sectors of it may be written.
+    /// Like any write, it is durable only after [`File::sync`].
+    fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Makes every write that has returned durable (`fdatasync`). After an error nothing may be assumed of any write
     /// since the last success, nor of a later success.

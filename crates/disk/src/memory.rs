@@ -5,6 +5,7 @@
 //! the last sync. Names created, removed or replaced since the last sync of the directory are there or not, each by
 //! itself. A crash of the process alone loses nothing.
 
+use crate::direct::assert_direct;
 use crate::random::Random;
 use crate::{Dir, File, Lock, Map, OpenMode};
 use std::collections::BTreeMap;
@@ -300,6 +301,12 @@ impl File for MemFile {
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.write_at(&data, offset)
+    }
+
+    /// To a loss of power it is a write like any other: the device's own cache is volatile too.
+    fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        assert_direct(slices, offset);
+        self.write_vectored_at(slices, offset)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Real files.
 
+use crate::direct::Direct;
 use crate::lock::{Lock, lock_file};
 use crate::{Dir, File, Map, OpenMode};
 use memmap2::{MmapOptions, MmapRaw};
@@ -10,7 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// The most slices that one `pwritev` takes (Linux `UIO_MAXIOV`).
 const SLICES_MAX: usize = 1024;
@@ -60,7 +61,7 @@ impl OsDir {
 
 impl Dir for OsDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(OsFile { file: self.open_file(name, mode)? }))
+        Ok(Arc::new(OsFile { file: self.open_file(name, mode)?, direct: OnceLock::new() }))
     }
 
     fn open_map(&self, name: &str) -> io::Result<Arc<dyn Map>> {
@@ -97,6 +98,8 @@ impl Dir for OsDir {
 
 struct OsFile {
     file: fs::File,
+    /// The same file, opened for direct writes when the first one comes; `None` where that is not possible.
+    direct: OnceLock<Option<Direct>>,
 }
 
 impl File for OsFile {
@@ -130,6 +133,14 @@ impl File for OsFile {
             position = self.write_group(group, position)?;
         }
         Ok(())
+    }
+
+    fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file));
+        match direct {
+            Some(direct) if direct.write(slices, offset)? => Ok(()),
+            _ => self.write_vectored_at(slices, offset),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -181,7 +192,7 @@ impl OsFile {
     }
 }
 
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

@@ -55,6 +55,52 @@ fn vectored_writes_take_any_number_of_slices() {
     });
 }
 
+/// Direct writes of any number of slices, of more than a buffer, and mixed with writes through the cache.
+#[test]
+fn direct_writes_are_seen_by_reads() {
+    on_each(|dir| {
+        let file = dir.open("a", OpenMode::OpenOrCreate).unwrap();
+        let bytes: Vec<u8> = (0..5 << 20).map(|i: u32| (i % 251) as u8).collect();
+        file.write_at(&vec![1; 6 << 20], 0).unwrap();
+        let mut back = vec![0; bytes.len()];
+        file.read_at(&mut back, 4096).unwrap();
+        let slices: Vec<IoSlice<'_>> = bytes.chunks(7001).map(IoSlice::new).collect();
+        file.write_direct_at(&slices, 4096).unwrap();
+        file.write_at(&[9; 4096], 8192).unwrap();
+        file.sync().unwrap();
+        file.read_at(&mut back, 4096).unwrap();
+        assert!(
+            back[..4096] == bytes[..4096] && back[8192..] == bytes[8192..] && back[4096..8192] == [9; 4096]
+        );
+        file.write_direct_at(&[], 0).unwrap();
+        file.write_direct_at(&[IoSlice::new(&[3; 4096])], 8192).unwrap();
+        file.read_at(&mut back[..4096], 8192).unwrap();
+        assert!(back[..4096] == [3; 4096]);
+        file.write_direct_at(&[IoSlice::new(&[4; 8192])], 8 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), (8 << 20) + 8192);
+    });
+}
+
+/// A filesystem in memory: whether it takes direct writes depends on the kernel, and nobody may notice.
+#[test]
+fn direct_writes_fall_back_to_the_cache() {
+    let Ok(temporary) = tempfile::tempdir_in("/dev/shm") else { return };
+    let file = OsDir::open(temporary.path()).unwrap().open("a", OpenMode::CreateNew).unwrap();
+    for offset in [0, 8192] {
+        file.write_direct_at(&[IoSlice::new(&[7; 8192])], offset).unwrap();
+    }
+    let mut back = [0; 16384];
+    file.read_at(&mut back, 0).unwrap();
+    assert_eq!(back, [7; 16384]);
+}
+
+#[test]
+#[should_panic(expected = "is not aligned")]
+fn a_direct_write_is_aligned() {
+    let file = MemDir::new().open("a", OpenMode::CreateNew).unwrap();
+    let _ = file.write_direct_at(&[IoSlice::new(&[0; 4096])], 512);
+}
+
 #[test]
 fn maps_grow_and_keep_their_content() {
     on_each(|dir| {
@@ -145,6 +191,11 @@ fn faults_happen_where_they_were_asked_for() {
     let mut buffer = [0; 8];
     file.read_at(&mut buffer, 0).unwrap();
     assert_eq!(buffer, [2, 2, 2, 2, 1, 1, 1, 1]);
+    dir.inject(fault(Operation::Write, 0, Effect::Half));
+    assert!(file.write_direct_at(&[IoSlice::new(&[5; 4096])], 4096).is_err());
+    assert_eq!(file.len().unwrap(), 4096 + 2048 + 512);
+    dir.inject(fault(Operation::Write, 0, Effect::InputOutput));
+    assert!(file.write_direct_at(&[IoSlice::new(&[5; 4096])], 4096).is_err());
     dir.inject(fault(Operation::Read, 0, Effect::FlipBit(3)));
     file.read_at(&mut buffer, 0).unwrap();
     assert_eq!(buffer[0], 2 ^ 8);

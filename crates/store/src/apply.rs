@@ -21,10 +21,10 @@ use std::sync::Arc;
 
 /// How much block data one job writes: bounds the time until its overlay entries go.
 const APPLY_BYTES_MAX: u64 = 16 << 20;
-/// Fewer free slots with blocks than this: more are given blocks, ahead of the need. 32 MiB.
-const READY_LOW: u64 = 512;
-/// More free slots with blocks than this: the rest goes back to the filesystem. 128 MiB.
-const READY_HIGH: u64 = 2048;
+/// Fewer free slots with blocks than this: more are given blocks, ahead of the need. 64 MiB.
+const READY_LOW: u64 = 1024;
+/// More free slots with blocks than this: the rest goes back to the filesystem. 512 MiB: twice what a checkpoint is made for.
+const READY_HIGH: u64 = 8192;
 /// How many neighbouring slots one job gives blocks: 32 MiB.
 const ALLOCATE_AHEAD: u64 = 512;
 

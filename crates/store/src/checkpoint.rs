@@ -13,6 +13,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
+/// So many freed slots are worth a checkpoint: 256 MiB. Whole extents that are written again and again then go to slots
+/// that were written before, which the filesystem need not give blocks, nor note as written with each sync.
+const FREED_MANY: usize = 4096;
+
 /// The wait for data, maps and the checkpoint's file, to be run on any thread, and then finished.
 pub struct CheckpointJob {
     number: u64,
@@ -85,7 +89,7 @@ impl CheckpointJob {
 
 impl Engine {
     /// A checkpoint of all that is applied, if one is worth it: the journal is half full, or slots that a checkpoint
-    /// would free are wanted. With `force`, whenever there is anything to gain. `None` while one is under way.
+    /// would free are wanted, or many. With `force`, whenever there is anything to gain. `None` while one is under way.
     pub fn start_checkpoint(&mut self, force: bool) -> Option<CheckpointJob> {
         if self.checkpoint_in_flight.is_some()
             || self.poisoned.is_some()
@@ -96,13 +100,14 @@ impl Engine {
         let journal_half_full = self.journal.used() >= self.journal.ring().bytes() / 2;
         let is_applied = |lsn: Lsn| lsn <= self.applied;
         let space_is_short = self.slots.free() < self.reserve_slots + self.slots.count() / 16;
+        let many_wait = self.freed.get(FREED_MANY - 1).is_some_and(|(lsn, _)| is_applied(*lsn));
         let slots_wait = || {
             self.freed.front().is_some_and(|(lsn, _)| is_applied(*lsn))
                 || self.replicas.values().any(|replica| {
                     replica.dropped.is_some_and(|by| by > self.checkpoint_lsn && is_applied(by))
                 })
         };
-        let worth_it = force || journal_half_full || (space_is_short && slots_wait());
+        let worth_it = force || journal_half_full || many_wait || (space_is_short && slots_wait());
         worth_it.then(|| self.begin_checkpoint())
     }
 

@@ -1,8 +1,9 @@
 //! The engine's state, and what all its verbs share.
 //!
-//! The order of calls: mutations gather in a batch, which [`Engine::commit`] writes (*accepted*); a [`crate::SyncJob`]
-//! makes it *durable*; an [`crate::ApplyJob`] then brings it into data file and maps; a [`crate::CheckpointJob`] lets the
-//! journal and freed slots be used again. There is one file per verb.
+//! The order of calls: mutations gather in a batch, which [`Engine::submit`] writes; [`crate::PlaceJob`]s write the data of
+//! whole extents, and with the last of them the batch is *accepted* ([`Engine::commit`] does both at once); a
+//! [`crate::SyncJob`] makes it *durable*; an [`crate::ApplyJob`] then brings it into data file and maps; a
+//! [`crate::CheckpointJob`] lets the journal and freed slots be used again. There is one file per verb.
 
 use crate::apply::Applying;
 use crate::checkpoint::InFlight;
@@ -47,7 +48,7 @@ pub struct Engine {
     /// E1: data that is not in the data file yet.
     pub(crate) slot_data: SlotData,
 
-    /// Every record up to here is in the journal files (survives a crash of the process).
+    /// Every record up to here is in the journal files, and its data in the slots (survives a crash of the process).
     pub(crate) accepted: Lsn,
     /// Every record up to here survives loss of power.
     pub(crate) durable: Lsn,
@@ -58,7 +59,7 @@ pub struct Engine {
     pub(crate) applied_position: u64,
     /// Records that are neither applied nor being applied, in order.
     pub(crate) pending: VecDeque<Record>,
-    /// Data of records in the batch that goes straight to new slots, and is written with it.
+    /// Data that goes straight to new slots: of the batch, and on its way.
     pub(crate) placements: Placements,
     /// Where batches after `applied` end: last record, position in the journal.
     pub(crate) batch_ends: VecDeque<(Lsn, u64)>,
@@ -126,6 +127,11 @@ impl Engine {
         self.starts.count
     }
 
+    /// Everything up to here survives a crash of the process.
+    pub fn accepted(&self) -> Lsn {
+        self.accepted
+    }
+
     /// Everything up to here survives loss of power.
     pub fn durable(&self) -> Lsn {
         self.durable
@@ -136,7 +142,7 @@ impl Engine {
         self.applied
     }
 
-    /// Whether records wait for [`Engine::commit`].
+    /// Whether records wait for [`Engine::submit`].
     pub fn has_uncommitted(&self) -> bool {
         !self.journal.is_batch_empty()
     }
@@ -285,7 +291,7 @@ impl Engine {
         effects: SlotEffects,
     ) -> Result<Lsn, Error> {
         if !self.journal.fits_batch(body.own_bytes() + body.data_bytes()) || self.placements.is_full() {
-            self.commit()?;
+            self.submit()?;
         }
         let record = self.journal.push(id, position, body);
         let lsn = record.lsn;

@@ -196,6 +196,11 @@ impl Journal {
         Lsn(self.next_lsn.0 - 1)
     }
 
+    /// The last record that is in the files.
+    pub(crate) fn written(&self) -> Lsn {
+        Lsn(self.next_lsn.0 - 1 - u64::from(self.batch.records))
+    }
+
     /// The most bytes that one record may have.
     pub(crate) fn record_bytes_max(&self) -> u64 {
         self.ring.bytes() / 2 - BLOCK as u64

@@ -1,7 +1,7 @@
 //! The disk engine: one directory is one disk, with a journal, extent maps and data slots.
 //!
 //! [`Engine`] is a single-owner, synchronous state machine: it has no clock, no thread and no random source, and reaches
-//! the disk only through the traits of `quoin_disk`. The slow waits (sync, checkpoint, uncached reads) are handed out as
+//! the disk only through the traits of `quoin_disk`. The slow waits (data of whole extents, sync, checkpoint, uncached reads) are handed out as
 //! jobs that may run on any thread; everything else is called by the owner. What it does *not* do: it knows nothing of
 //! epochs, sessions or peers; a replica's replication state is opaque bytes to it (`meta`).
 //!
@@ -46,6 +46,7 @@ pub use error::Error;
 pub use extents::{ExtentContent, ExtentOutcome, ExtentPlan};
 pub use offline::{Report, check, dump};
 pub use options::{Identity, Lsn, Opened, Options, Space, Statistics};
+pub use place::{PlaceDone, PlaceJob};
 pub use read::{ReadOutcome, ReadPlan};
 pub use scrub::{Damage, Harm, Scrub, ScrubJob, ScrubReport};
 pub use snapshot::Snapshot;

@@ -1,6 +1,8 @@
 //! From appended to accepted to durable.
 
 use crate::engine::Engine;
+use crate::place::PlaceWork;
+use crate::task::Task;
 use crate::{Error, Lsn};
 use quoin_disk::File;
 use std::io;
@@ -9,9 +11,10 @@ use std::sync::Arc;
 /// Block data that may wait in memory to be applied.
 const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 
-/// The wait for the journal's files and for data placed outside of them, to be run on any thread. It must be run and finished; the engine starts no other
-/// before.
+/// The wait for the journal's files and for data placed outside of them, to be run on any thread. It must be run and
+/// finished; the engine starts no other before.
 pub struct SyncJob {
+    places: Vec<Task<PlaceWork>>,
     files: Vec<Arc<dyn File>>,
     lsn: Lsn,
 }
@@ -25,31 +28,50 @@ pub struct SyncDone {
 impl SyncJob {
     /// Waits until the device has it.
     pub fn run(self) -> SyncDone {
-        let result = self.files.iter().try_for_each(|file| file.sync());
+        let result = self.run_all();
         SyncDone { lsn: self.lsn, result }
+    }
+
+    /// First what is on its way is written, here or by its own jobs; then one sync of each file covers it.
+    fn run_all(&self) -> io::Result<()> {
+        for place in &self.places {
+            let failed = place.run_and(|outcome| outcome.is_some_and(Result::is_err));
+            if failed {
+                // Who finishes this finds the cause in the task.
+                return Err(io::Error::other("data could not be written to its slots"));
+            }
+        }
+        self.files.iter().try_for_each(|file| file.sync())
     }
 }
 
 impl Engine {
-    /// Writes the batch to the journal, with one vectored write, and returns the last accepted record. If the journal is
-    /// full, or too much was not applied yet, this makes room first, and so waits for the device.
-    pub fn commit(&mut self) -> Result<Lsn, Error> {
+    /// Writes the batch to the journal, with one vectored write, and returns its last record: it is accepted when the data
+    /// on its way to slots is there ([`Engine::start_place`]), at once if there is none. If the journal is full, or too much
+    /// was not applied yet, this makes room first, and so waits for the device.
+    pub fn submit(&mut self) -> Result<Lsn, Error> {
         self.ensure_healthy()?;
         if self.journal.is_batch_empty() {
-            return Ok(self.accepted);
+            return Ok(self.journal.written());
         }
         self.make_room()?;
-        if let Err(error) = self.write_placements() {
-            return Err(self.poison(error));
-        }
+        self.begin_placing()?;
         let written = match self.journal.write_batch(self.durable) {
             Ok(written) => written,
             Err(error) => return Err(self.poison(Error::io("writing the journal")(error))),
         };
         self.statistics.batches += 1;
         self.statistics.journal_bytes += written;
-        self.accepted = self.journal.last_lsn();
-        self.batch_ends.push_back((self.accepted, self.journal.head()));
+        let last = self.journal.written();
+        self.accepted = self.placements.accepted(last);
+        self.batch_ends.push_back((last, self.journal.head()));
+        Ok(last)
+    }
+
+    /// Writes the batch, waits until all data is where it belongs, and returns the last record, which is accepted now.
+    pub fn commit(&mut self) -> Result<Lsn, Error> {
+        let last = self.submit()?;
+        self.place_through(last)?;
         Ok(self.accepted)
     }
 
@@ -59,7 +81,7 @@ impl Engine {
             self.statistics.journal_full += 1;
             return self.checkpoint_now();
         }
-        if self.unapplied_bytes > UNAPPLIED_BYTES_MAX && self.applied < self.accepted {
+        if self.unapplied_bytes > UNAPPLIED_BYTES_MAX && self.applied < self.journal.written() {
             self.statistics.overlay_full += 1;
             self.sync_now()?;
             self.apply_now()?;
@@ -67,23 +89,26 @@ impl Engine {
         Ok(())
     }
 
-    /// A sync of all that is accepted; `None` if there is nothing to sync, or one is under way.
+    /// A sync of all that was written, whether it is accepted yet or not; `None` if there is nothing to sync, or one is under way.
     pub fn start_sync(&mut self) -> Option<SyncJob> {
-        if self.sync_under_way || self.poisoned.is_some() || self.accepted <= self.durable {
+        let lsn = self.journal.written();
+        if self.sync_under_way || self.poisoned.is_some() || lsn <= self.durable {
             return None;
         }
         self.sync_under_way = true;
         let mut files = self.journal.take_dirty();
-        if self.placements.take_unsynced() {
+        let (places, data_too) = self.placements.take_unsynced();
+        if data_too {
             files.push(self.data.clone());
         }
-        Some(SyncJob { files, lsn: self.accepted })
+        Some(SyncJob { places, files, lsn })
     }
 
     /// Takes note of a sync and returns the last durable record. [`Engine::start_apply`] has work then.
     pub fn finish_sync(&mut self, done: SyncDone) -> Result<Lsn, Error> {
         self.sync_under_way = false;
         self.ensure_healthy()?;
+        self.place_through(done.lsn)?;
         if let Err(error) = done.result {
             return Err(self.poison(Error::io("syncing the journal")(error)));
         }
@@ -91,18 +116,20 @@ impl Engine {
         Ok(self.durable)
     }
 
-    /// Syncs everything accepted, here and now, whatever other sync is under way.
+    /// Syncs everything written, here and now, whatever other sync is under way.
     pub(crate) fn sync_now(&mut self) -> Result<(), Error> {
-        if self.accepted <= self.durable {
+        let written = self.journal.written();
+        if written <= self.durable {
             return Ok(());
         }
+        self.place_through(written)?;
         // All files: a job under way may have taken over those that it has not synced yet.
         let files = self.journal.ring().files().iter().chain([&self.data]);
         let result = files.into_iter().try_for_each(|file| file.sync());
         if let Err(error) = result {
             return Err(self.poison(Error::io("syncing the journal")(error)));
         }
-        self.now_durable(self.accepted);
+        self.now_durable(written);
         Ok(())
     }
 

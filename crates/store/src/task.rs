@@ -40,6 +40,15 @@ impl<W: Work> Task<W> {
         };
     }
 
+    /// Does the work, or waits for whoever does it, and looks at what it came to; `None` if that was harvested.
+    pub(crate) fn run_and<T>(&self, look: impl FnOnce(Option<&W::Outcome>) -> T) -> T {
+        self.run();
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Progress::Done(outcome) => look(Some(outcome)),
+            Progress::Ready(_) | Progress::Harvested => look(None),
+        }
+    }
+
     /// What the work came to, having done it if nobody did; `None` if that was asked before.
     pub(crate) fn harvest(&self) -> Option<W::Outcome> {
         self.run();
@@ -72,6 +81,8 @@ mod tests {
         let task = Task::new(Count(count.clone()));
         task.run();
         task.run();
+        assert_eq!(task.run_and(|outcome| outcome.copied()), Some(1));
         assert_eq!((task.harvest(), task.harvest(), *count.lock().unwrap()), (Some(1), None, 1));
+        assert_eq!(task.run_and(|outcome| outcome.copied()), None);
     }
 }

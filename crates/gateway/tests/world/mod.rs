@@ -10,7 +10,7 @@ use quoin_replication::replica::ReplicaMeta;
 use quoin_replication::writer::{Failure, VoterConfig, VoterHealth};
 use quoin_storage_node::node as storage;
 use quoin_storage_node::node::{Assignment, Node, NodeIdentity, PullId, Wanted};
-use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, SyncJob, View};
+use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
     SegmentId, SessionId, VolumeId,
@@ -47,6 +47,7 @@ impl Random {
 }
 
 enum Job {
+    Place(PlaceJob),
     Sync(SyncJob),
     Apply(ApplyJob),
     Checkpoint(CheckpointJob),
@@ -343,6 +344,7 @@ impl World {
         let Some(job) = self.slots[index].jobs.pop_front() else { return false };
         let node = self.slots[index].node.as_mut().expect("a stopped node has no jobs");
         match job {
+            Job::Place(job) => node.on_placed(job.run(), now).unwrap(),
             Job::Sync(job) => node.on_synced(job.run(), now).unwrap(),
             Job::Apply(job) => node.on_applied(job.run(), now).unwrap(),
             Job::Checkpoint(job) => node.on_checkpointed(job.run(), now).unwrap(),
@@ -399,6 +401,7 @@ impl World {
             match output {
                 storage::Output::Send(session, message) => self.send(index, session, message),
                 storage::Output::Close(_, reason) => panic!("node {index} closes a session: {reason}"),
+                storage::Output::Place(job) => self.slots[index].jobs.push_back(Job::Place(job)),
                 storage::Output::Sync(job) => self.slots[index].jobs.push_back(Job::Sync(job)),
                 storage::Output::Apply(job) => self.slots[index].jobs.push_back(Job::Apply(job)),
                 storage::Output::Checkpoint(job) => self.slots[index].jobs.push_back(Job::Checkpoint(job)),

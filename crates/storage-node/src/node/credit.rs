@@ -87,7 +87,7 @@ impl Node {
                 let position = Position {
                     replica: id,
                     epoch: replica.meta().promise.epoch,
-                    accepted: replica.position(),
+                    accepted: self.accepting.position(id, replica),
                     durable: replica.durable(),
                 };
                 Some((replica.session()?, position))

@@ -4,6 +4,7 @@
 //! Order of calls: [`Node::new`]; then any of the `on_…` functions; [`Node::end_batch`] after each batch of them, which
 //! writes the journal once for all; then [`Node::outputs`].
 
+mod accepting;
 mod credit;
 mod effects;
 mod gateway;
@@ -16,6 +17,7 @@ pub use placement::{Assignment, Wanted};
 pub use pull::PullId;
 pub use reads::ReadJob;
 
+use accepting::Accepting;
 use credit::Session;
 use effects::Effects;
 use foldhash::{HashMap, HashSet};
@@ -23,7 +25,8 @@ use pull::Pulls;
 use quoin_replication::Timing;
 use quoin_replication::replica::{Persist, Replica, ReplicaMeta};
 use quoin_store::{
-    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, SyncDone, SyncJob,
+    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, PlaceDone, PlaceJob, SyncDone,
+    SyncJob,
 };
 use quoin_types::{BootId, ClusterId, DiskId, Moment, NodeId, ReplicaId, SessionId};
 use quoin_wire::{HelloReply, Message, Refusal, Source, Speaker};
@@ -41,6 +44,8 @@ pub enum Output {
     Send(SessionId, Message),
     /// End a session: the other side broke the protocol.
     Close(SessionId, String),
+    /// Run on any of several other threads, then [`Node::on_placed`].
+    Place(PlaceJob),
     /// Run on another thread, then [`Node::on_synced`].
     Sync(SyncJob),
     /// Run on another thread, then [`Node::on_applied`].
@@ -112,6 +117,7 @@ pub struct Node {
     next_session: u64,
     /// Replicas whose position is to be told.
     moved: HashSet<ReplicaId>,
+    accepting: Accepting,
     effects: Effects,
     pulls: Pulls,
     syncing: bool,
@@ -144,6 +150,7 @@ impl Node {
             // W3: session ids of different processes never meet.
             next_session: opened.start_count << 32,
             moved: HashSet::default(),
+            accepting: Accepting::default(),
             effects: Effects::default(),
             pulls: Pulls::new(resync_bytes_per_second),
             syncing: false,
@@ -260,17 +267,30 @@ impl Node {
     /// The disk failed.
     pub fn end_batch(&mut self, now: Moment) -> Result<(), Fatal> {
         if self.engine.has_uncommitted() {
-            let accepted = self.engine.commit()?;
+            let written = self.engine.submit()?;
             for id in &self.moved {
                 if let Some(replica) = self.replicas.get(id) {
-                    self.effects.durable_at(accepted, *id, replica.position());
+                    self.effects.durable_at(written, *id, replica.position());
+                    if self.engine.accepted() < written {
+                        self.accepting.at(written, *id, replica);
+                    }
                 }
             }
         }
+        self.moved.extend(self.accepting.accepted(self.engine.accepted()));
         self.tell_positions();
         self.start_jobs();
         // Effects may have come true without a sync of their own (everything was durable already).
         self.come_true(now)
+    }
+
+    /// Data of whole extents is in its place: what waited for that is accepted.
+    ///
+    /// # Errors
+    /// The disk failed: nothing is pretended.
+    pub fn on_placed(&mut self, done: PlaceDone, now: Moment) -> Result<(), Fatal> {
+        self.engine.finish_place(done)?;
+        self.end_batch(now)
     }
 
     /// A sync has ended: group commit.
@@ -325,6 +345,9 @@ impl Node {
     }
 
     fn start_jobs(&mut self) {
+        while let Some(job) = self.engine.start_place() {
+            self.outputs.push(Output::Place(job));
+        }
         if !self.syncing
             && let Some(job) = self.engine.start_sync()
         {

@@ -1,7 +1,9 @@
 //! Threads that wait for the disk, so that the node's thread does not.
 
 use crate::node::{Fatal, Node, PullId, ReadJob};
-use quoin_store::{ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, SyncDone, SyncJob};
+use quoin_store::{
+    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, PlaceDone, PlaceJob, SyncDone, SyncJob,
+};
 use quoin_types::Moment;
 use quoin_wire::Source;
 use std::cell::Cell;
@@ -12,9 +14,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Threads that read.
 const READERS: usize = 4;
+/// Threads that write data of whole extents: with as many at once a device is busy without a pause.
+const PLACERS: usize = 4;
 
 /// A job that has ended.
 pub(super) enum Done {
+    Place(PlaceDone),
     Sync(SyncDone),
     Apply(ApplyDone),
     Checkpoint(CheckpointDone),
@@ -25,6 +30,7 @@ impl Done {
     /// Tells the node.
     pub(super) fn deliver(self, node: &mut Node, now: Moment) -> Result<(), Fatal> {
         match self {
+            Done::Place(done) => node.on_placed(done, now),
             Done::Sync(done) => node.on_synced(done, now),
             Done::Apply(done) => node.on_applied(done, now),
             Done::Checkpoint(done) => node.on_checkpointed(done, now),
@@ -51,6 +57,7 @@ impl Finished {
 
 /// The threads' queues. They end when it is dropped.
 pub(super) struct IoThreads {
+    places: Sender<PlaceJob>,
     syncs: Sender<SyncJob>,
     applies: Sender<ApplyJob>,
     checkpoints: Sender<CheckpointJob>,
@@ -63,6 +70,8 @@ pub(super) struct IoThreads {
 impl IoThreads {
     pub(super) fn start() -> io::Result<(Self, Finished)> {
         let (done, done_in) = unbounded_channel();
+        let (places, jobs) = channel::<PlaceJob>();
+        spawn_several("place", PLACERS, jobs, &done, |job| Done::Place(job.run()))?;
         let (syncs, jobs) = channel::<SyncJob>();
         spawn("sync", jobs, done.clone(), |job| Done::Sync(job.run()))?;
         let (applies, jobs) = channel::<ApplyJob>();
@@ -70,13 +79,14 @@ impl IoThreads {
         let (checkpoints, jobs) = channel::<CheckpointJob>();
         spawn("checkpoint", jobs, done.clone(), |job| Done::Checkpoint(job.run()))?;
         let (reads, jobs) = channel::<ReadJob>();
-        let jobs = Arc::new(Mutex::new(jobs));
-        for number in 0..READERS {
-            spawn_reader(number, jobs.clone(), done.clone())?;
-        }
+        spawn_several("read", READERS, jobs, &done, |mut job: ReadJob| {
+            job.run();
+            Done::Read(job)
+        })?;
         let (connects, connects_in) = unbounded_channel();
         let under_way = std::rc::Rc::default();
         let threads = Self {
+            places,
             syncs,
             applies,
             checkpoints,
@@ -86,6 +96,11 @@ impl IoThreads {
             under_way: std::rc::Rc::clone(&under_way),
         };
         Ok((threads, Finished { done: done_in, under_way }))
+    }
+
+    pub(super) fn place(&self, job: PlaceJob) {
+        self.under_way.set(self.under_way.get() + 1);
+        self.places.send(job).expect("the threads that place live as long as their queue");
     }
 
     pub(super) fn sync(&self, job: SyncJob) {
@@ -117,7 +132,7 @@ impl IoThreads {
         self.connects_in.take()
     }
 
-    /// Whether a sync, an apply or a checkpoint is under way.
+    /// Whether a job that the engine waits for is under way.
     pub(super) fn disk_jobs_under_way(&self) -> bool {
         self.under_way.get() > 0
     }
@@ -139,20 +154,26 @@ fn spawn<J: Send + 'static>(
     Ok(())
 }
 
-fn spawn_reader(
-    number: usize,
-    jobs: Arc<Mutex<Receiver<ReadJob>>>,
-    done: UnboundedSender<Done>,
+/// Threads that take their jobs from one queue.
+fn spawn_several<J: Send + 'static>(
+    name: &str,
+    count: usize,
+    jobs: Receiver<J>,
+    done: &UnboundedSender<Done>,
+    run: impl Fn(J) -> Done + Copy + Send + 'static,
 ) -> io::Result<()> {
-    std::thread::Builder::new().name(format!("read-{number}")).spawn(move || {
-        loop {
-            let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
-            let Ok(mut job) = next else { return };
-            job.run();
-            if done.send(Done::Read(job)).is_err() {
-                return;
+    let jobs = Arc::new(Mutex::new(jobs));
+    for number in 0..count {
+        let (jobs, done) = (jobs.clone(), done.clone());
+        std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+            loop {
+                let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
+                let Ok(job) = next else { return };
+                if done.send(run(job)).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
+    }
     Ok(())
 }

@@ -209,6 +209,7 @@ impl Shell {
                         link.closed.cancel();
                     }
                 }
+                Output::Place(job) => self.threads.place(job),
                 Output::Sync(job) => self.threads.sync(job),
                 Output::Apply(job) => self.threads.apply(job),
                 Output::Checkpoint(job) => self.threads.checkpoint(job),
