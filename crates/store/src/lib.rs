@@ -37,7 +37,7 @@ pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use engine::{Engine, ReplicaView};
 pub use error::Error;
 pub use extents::{ExtentContent, ExtentOutcome, ExtentPlan};
-pub use offline::{Report, check, dump};
+pub use offline::{Part, Problem, Progress, Report, check, dump};
 pub use options::{Identity, Lsn, Opened, Options, Space, Statistics};
 pub use read::{ReadOutcome, ReadPlan};
 pub use scrub::{Damage, Harm, Scrub, ScrubJob, ScrubReport};

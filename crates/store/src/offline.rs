@@ -1,11 +1,12 @@
 //! A disk that no engine has open, read without changing a byte of it: the offline check and the dump.
 
-use crate::format::Salt;
-use crate::format::checkpoint::{Checkpoint, ReplicaState};
-use crate::format::entry::Entry;
+use crate::format::checkpoint::{self, Checkpoint, ReplicaState};
+use crate::format::entry::{ENTRY_BYTES, Entry};
 use crate::format::record::{Body, Record};
 use crate::format::starts::{self, Starts};
+use crate::format::{BLOCK, Salt};
 use crate::journal::Ring;
+use crate::map::CHUNK_ENTRIES;
 use crate::open::{DATA, lock, read_checkpoint, read_identity, read_whole};
 use crate::reader::Reader;
 use crate::scrub::harm_of_blocks;
@@ -13,8 +14,9 @@ use crate::slots::Slots;
 use crate::{Damage, Error, Harm, Identity, Lsn, map, recover, tail};
 use quoin_disk::{Dir, File, Lock, OpenMode};
 use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// What [`check`] found.
@@ -38,8 +40,53 @@ pub struct Report {
     pub extents: u64,
     /// Blocks that hold data, each verified.
     pub blocks: u64,
+    /// Bytes of map, journal and data that were read and verified.
+    pub verified_bytes: u64,
     /// What is wrong, by name. Empty: all is well.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
+}
+
+/// Which part of a disk something is wrong with.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// Who the disk is.
+    Superblock,
+    /// The record of starts.
+    Starts,
+    /// Where the journal begins, and the replicas.
+    Checkpoint,
+    /// The records after the checkpoint.
+    Journal,
+    /// What the extents are, and where.
+    Map,
+    /// The content of blocks.
+    Data,
+}
+
+/// Something that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// With which part.
+    pub part: Part,
+    /// In words.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(part: Part, message: impl fmt::Display) -> Self {
+        Self { part, message: message.to_string() }
+    }
+}
+
+/// How far a check is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// As in the report.
+    pub verified_bytes: u64,
+    /// Pieces that are done, of nearly the same size, and of how many.
+    pub done: u64,
+    /// All pieces; 0 while it is not known.
+    pub total: u64,
 }
 
 /// A replica as the next start would find it, from checkpoint and journal.
@@ -63,43 +110,59 @@ struct Offline {
 }
 
 /// Verifies everything on a disk that no process uses, changing nothing: superblock, record of starts, checkpoints, journal,
-/// every map entry, every block. What is wrong is in the report; an error says that the directory cannot be looked at.
-pub fn check(dir: &Arc<dyn Dir>) -> Result<Report, Error> {
+/// every map entry, every block. What is wrong is in the report; an error says that the directory cannot be looked at:
+/// it is in use, is no disk, or one of another version. Tells now and then how far it is.
+pub fn check(dir: &Arc<dyn Dir>, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
     let mut report = Report::default();
-    let offline = match Offline::open(dir) {
+    let offline = match Offline::open(dir, &mut report) {
         Ok(offline) => offline,
-        Err(error @ (Error::Corrupt { .. } | Error::UnknownVersion { .. })) => {
-            report.problems.push(error.to_string());
-            return Ok(report);
-        }
-        Err(error) => return Err(error),
+        Err(error) if report.problems.is_empty() => return Err(error),
+        Err(_) => return Ok(report),
     };
     report.identity = Some(offline.identity.clone());
     report.checkpoint = offline.checkpoint.lsn;
-    let mut problems = Vec::new();
-    match Starts::latest(&read_whole(&**dir, starts::NAME)?.unwrap_or_default(), offline.salt) {
+    let starts = read_whole(&**dir, starts::NAME);
+    match starts.and_then(|content| Starts::latest(&content.unwrap_or_default(), offline.salt)) {
         Ok(starts) => (report.starts, report.clean) = (starts.count, starts.clean),
-        Err(error) => problems.push(error.to_string()),
+        Err(error) => report.add(Part::Starts, error)?,
     }
-    // The older one may be torn by a crash, and the next checkpoint overwrites it: it is no problem.
+    // The older one may be torn by a crash, and the next checkpoint overwrites it: only its absence is a problem.
+    for number in 0..2 {
+        if let Err(error) = dir.open(checkpoint::file_name(number), OpenMode::Existing) {
+            report.add(Part::Checkpoint, Error::io(checkpoint::file_name(number))(error))?;
+        }
+    }
     match offline.replay(&mut report) {
-        Ok(found) => offline.check_replicas(&found, &mut report, &mut problems)?,
-        Err(error @ (Error::Corrupt { .. } | Error::DurableLost { .. })) => problems.push(error.to_string()),
-        Err(error) => return Err(error),
+        Ok(found) => offline.check_replicas(&found, &mut report, progress)?,
+        Err(error) => report.add(Part::Journal, error)?,
     }
-    report.problems = problems;
     Ok(report)
+}
+
+impl Report {
+    /// Notes what an error says of the disk; one that says nothing of it is handed back.
+    fn add(&mut self, part: Part, error: Error) -> Result<(), Error> {
+        match &error {
+            Error::Corrupt { .. } | Error::DurableLost { .. } => {}
+            Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied => {}
+            _ => return Err(error),
+        }
+        self.problems.push(Problem::new(part, error));
+        Ok(())
+    }
 }
 
 /// Writes what is on a disk that no process uses, for people: superblock, starts, checkpoints, records, map entries.
 pub fn dump(dir: &Arc<dyn Dir>, out: &mut dyn fmt::Write) -> Result<(), Error> {
-    let offline = Offline::open(dir)?;
-    let text = |_: fmt::Error| Error::io("writing the dump")(std::io::ErrorKind::WriteZero.into());
-    writeln!(out, "superblock: {:?}", offline.identity).map_err(text)?;
-    let starts = Starts::latest(&read_whole(&**dir, starts::NAME)?.unwrap_or_default(), offline.salt);
+    let text = |_: fmt::Error| Error::io("writing the dump")(ErrorKind::WriteZero.into());
+    let identity = read_identity(&**dir)?;
+    let salt = Salt::of_disk(identity.disk);
+    let held = lock(&**dir)?;
+    writeln!(out, "superblock: {identity:?}").map_err(text)?;
+    let starts = Starts::latest(&read_whole(&**dir, starts::NAME)?.unwrap_or_default(), salt);
     writeln!(out, "starts: {starts:?}").map_err(text)?;
     for number in 0..2 {
-        let Some(checkpoint) = read_checkpoint(&**dir, number, offline.salt)? else {
+        let Some(checkpoint) = read_checkpoint(&**dir, number, salt)? else {
             writeln!(out, "checkpoint.{number}: not valid").map_err(text)?;
             continue;
         };
@@ -110,6 +173,8 @@ pub fn dump(dir: &Arc<dyn Dir>, out: &mut dyn fmt::Write) -> Result<(), Error> {
         )
         .map_err(text)?;
     }
+    drop(held);
+    let offline = Offline::open(dir, &mut Report::default())?;
     let mut reader = offline.reader();
     while let Some((records, whole)) = reader.next_batch()? {
         for record in &records {
@@ -124,14 +189,17 @@ pub fn dump(dir: &Arc<dyn Dir>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     for (id, found) in offline.replay(&mut Report::default())? {
         let (segment_bytes, position) = (found.state.segment_bytes, found.state.position);
         writeln!(out, "replica {id}: {segment_bytes} bytes, position {position}").map_err(text)?;
-        for (extent, entry) in offline.entries(id, &found)? {
-            match entry {
-                Some((Entry { slot, version, zero_mask, .. }, _)) => {
-                    writeln!(out, "  extent {extent}: {slot:?}, version {version}, zero {zero_mask:016b}")
+        let file = offline.map_file(id, &found)?;
+        for chunk in found.chunks() {
+            for (extent, entry) in entries(file.as_deref(), offline.salt, id, &found, chunk)? {
+                match entry {
+                    Some((Entry { slot, version, zero_mask, .. }, _)) => {
+                        writeln!(out, "  extent {extent}: {slot:?}, version {version}, zero {zero_mask:016b}")
+                    }
+                    None => writeln!(out, "  extent {extent}: its map entry is damaged"),
                 }
-                None => writeln!(out, "  extent {extent}: its map entry is damaged"),
+                .map_err(text)?;
             }
-            .map_err(text)?;
         }
     }
     Ok(())
@@ -171,13 +239,21 @@ impl fmt::Display for Line<'_> {
 }
 
 impl Offline {
-    fn open(dir: &Arc<dyn Dir>) -> Result<Self, Error> {
-        let identity = read_identity(&**dir)?;
+    /// What is wrong with the disk, so that it cannot be opened, is in the report as well.
+    fn open(dir: &Arc<dyn Dir>, report: &mut Report) -> Result<Self, Error> {
+        let note = |part, error: Error, report: &mut Report| match report.add(part, error) {
+            Ok(()) => Error::corrupt("the disk", "see the report"),
+            Err(error) => error,
+        };
+        let identity = read_identity(&**dir).map_err(|error| note(Part::Superblock, error, report))?;
         let lock = lock(&**dir)?;
         let salt = Salt::of_disk(identity.disk);
-        let checkpoint = recover::load_checkpoint(&**dir, salt)?;
-        let ring = Ring::open(&**dir, checkpoint.geometry)?;
-        let data = dir.open(DATA, OpenMode::Existing).map_err(Error::io(DATA))?;
+        let checkpoint = recover::load_checkpoint(&**dir, salt);
+        let checkpoint = checkpoint.map_err(|error| note(Part::Checkpoint, error, report))?;
+        let ring = Ring::open(&**dir, checkpoint.geometry);
+        let ring = ring.map_err(|error| note(Part::Journal, error, report))?;
+        let data = dir.open(DATA, OpenMode::Existing).map_err(Error::io(DATA));
+        let data = data.map_err(|error| note(Part::Data, error, report))?;
         Ok(Self { dir: dir.clone(), _lock: lock, identity, salt, checkpoint, ring, data })
     }
 
@@ -194,96 +270,158 @@ impl Offline {
         report.records = report.end.0 - self.checkpoint.lsn.0;
         let mut reader = self.reader();
         reader.limit = report.end;
+        let slots = self.identity.capacity_bytes / EXTENT_BYTES;
         while let Some((records, whole)) = reader.next_batch()? {
             for record in &records {
-                replay_record(&mut replicas, record)?;
+                replay_record(&mut replicas, record, slots).ok_or_else(|| {
+                    Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn))
+                })?;
             }
             if !whole {
                 break;
             }
         }
+        report.verified_bytes += reader.position - self.checkpoint.position;
         Ok(replicas)
     }
 
-    /// The entries of a replica, in order, with the blocks that the journal brings; `None` for damaged ones.
-    fn entries(
-        &self,
-        id: ReplicaId,
-        found: &Found,
-    ) -> Result<BTreeMap<ExtentIndex, Option<(Entry, u16)>>, Error> {
-        let mut entries = BTreeMap::new();
-        if !found.is_new {
-            let name = map::file_name(id);
-            let file = self.dir.open(&name, OpenMode::Existing).map_err(Error::io(&*name))?;
-            let mut header = [0; 40];
-            file.read_at(&mut header, 0).map_err(Error::io(&*name))?;
-            if header != map::header(self.salt, id, found.state.segment_bytes) {
-                return Err(Error::corrupt(name, "its header is wrong"));
-            }
-            let chunks = (0..found.state.chunks.len() as u32 * 64)
-                .filter(|chunk| found.state.chunks[(chunk / 64) as usize] >> (chunk % 64) & 1 == 1);
-            for chunk in chunks {
-                let read = map::read_chunk(&*file, self.salt, id, chunk).map_err(Error::io(&*name))?;
-                entries
-                    .extend(read.into_iter().map(|(extent, entry)| (extent, entry.map(|entry| (entry, 0)))));
-            }
+    /// The map of a replica, with its header verified; `None` where the checkpoint does not know it.
+    fn map_file(&self, id: ReplicaId, found: &Found) -> Result<Option<Arc<dyn File>>, Error> {
+        if found.is_new {
+            return Ok(None);
         }
-        entries.extend(found.changes.iter().map(|(extent, change)| (*extent, Some(*change))));
-        Ok(entries)
+        self.open_map(id, found.state.segment_bytes).map(Some)
+    }
+
+    fn open_map(&self, id: ReplicaId, segment_bytes: u64) -> Result<Arc<dyn File>, Error> {
+        let name = map::file_name(id);
+        let file = self.dir.open(&name, OpenMode::Existing).map_err(Error::io(&*name))?;
+        let mut header = [0; 40];
+        file.read_at(&mut header, 0).map_err(Error::io(&*name))?;
+        if header != map::header(self.salt, id, segment_bytes) {
+            return Err(Error::corrupt(name, "its header is wrong"));
+        }
+        Ok(file)
     }
 
     fn check_replicas(
         &self,
         found: &BTreeMap<ReplicaId, Found>,
         report: &mut Report,
-        problems: &mut Vec<String>,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
         let mut slots = Slots::new(self.identity.capacity_bytes / EXTENT_BYTES);
-        for (&replica, found) in found {
-            report.replicas += 1;
-            let entries = match self.entries(replica, found) {
-                Ok(entries) => entries,
-                Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
-                    problems.push(error.to_string());
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            for (extent, entry) in entries {
-                report.extents += 1;
-                let damage = |version, harm| Damage { replica, extent, version, harm }.to_string();
-                let Some((entry, in_journal)) = entry else {
-                    problems.push(damage(None, Harm::Entry));
-                    continue;
-                };
-                if let Some(slot) = entry.slot
-                    && !slots.mark_used(slot)
-                {
-                    problems.push(format!(
-                        "extent {extent} of replica {replica} names slot {}, which is another's or does not exist",
-                        slot.0
-                    ));
-                }
-                report.blocks += u64::from(entry.zero_mask.count_zeros());
-                let on_disk = !entry.zero_mask & !in_journal;
-                let harm = harm_of_blocks(&*self.data, extent, &entry, on_disk);
-                problems.extend(harm.map(|harm| damage(Some(entry.version), harm)));
+        let total = found.values().map(|found| found.chunks().len() as u64).sum();
+        let mut done = 0;
+        // A replica that the journal drops is opened once more, so that its slots come back.
+        for dropped in self.checkpoint.replicas.iter().filter(|state| !found.contains_key(&state.id)) {
+            if let Err(error) = self.open_map(dropped.id, dropped.segment_bytes) {
+                report.add(Part::Map, error)?;
             }
         }
+        for (&replica, found) in found {
+            report.replicas += 1;
+            let file = match self.map_file(replica, found) {
+                Ok(file) => file,
+                Err(error) => {
+                    report.add(Part::Map, error)?;
+                    done += found.chunks().len() as u64;
+                    continue;
+                }
+            };
+            for chunk in found.chunks() {
+                progress(Progress { verified_bytes: report.verified_bytes, done, total });
+                match entries(file.as_deref(), self.salt, replica, found, chunk) {
+                    Ok(entries) => self.check_entries(replica, entries, &mut slots, report),
+                    Err(error) => report.add(Part::Map, error)?,
+                }
+                done += 1;
+            }
+        }
+        progress(Progress { verified_bytes: report.verified_bytes, done, total });
         Ok(())
+    }
+
+    fn check_entries(&self, replica: ReplicaId, entries: Entries, slots: &mut Slots, report: &mut Report) {
+        for (extent, entry) in entries {
+            report.extents += 1;
+            report.verified_bytes += ENTRY_BYTES as u64;
+            let damage = |version, harm| Damage { replica, extent, version, harm }.to_string();
+            let Some((entry, in_journal)) = entry else {
+                report.problems.push(Problem::new(Part::Map, damage(None, Harm::Entry)));
+                continue;
+            };
+            if let Some(slot) = entry.slot
+                && !slots.mark_used(slot)
+            {
+                let slot = slot.0;
+                let message = format!(
+                    "extent {extent} of replica {replica} names slot {slot}, which is another's or does not exist"
+                );
+                report.problems.push(Problem::new(Part::Map, message));
+                continue;
+            }
+            let blocks = u64::from(entry.zero_mask.count_zeros());
+            report.blocks += blocks;
+            report.verified_bytes += blocks * BLOCK as u64;
+            let on_disk = !entry.zero_mask & !in_journal;
+            if let Some(harm) = harm_of_blocks(&*self.data, extent, &entry, on_disk) {
+                report.problems.push(Problem::new(Part::Data, damage(Some(entry.version), harm)));
+            }
+        }
     }
 }
 
-/// What a record makes of the replicas.
-fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record) -> Result<(), Error> {
+/// Entries, in order, with the blocks that the journal brings; `None` for damaged ones.
+type Entries = BTreeMap<ExtentIndex, Option<(Entry, u16)>>;
+
+/// The entries of one chunk of a replica.
+fn entries(
+    file: Option<&dyn File>,
+    salt: Salt,
+    replica: ReplicaId,
+    found: &Found,
+    chunk: u32,
+) -> Result<Entries, Error> {
+    let mut entries = Entries::new();
+    if let Some(file) = file
+        && found.has_stored(chunk)
+    {
+        let read = map::read_chunk(file, salt, replica, chunk).map_err(Error::io(map::file_name(replica)))?;
+        entries.extend(read.into_iter().map(|(extent, entry)| (extent, entry.map(|entry| (entry, 0)))));
+    }
+    let first = chunk * CHUNK_ENTRIES;
+    let changes = found.changes.range(ExtentIndex(first)..ExtentIndex(first + CHUNK_ENTRIES));
+    entries.extend(changes.map(|(extent, change)| (*extent, Some(*change))));
+    Ok(entries)
+}
+
+impl Found {
+    fn extents(&self) -> u32 {
+        self.state.segment_bytes.div_ceil(EXTENT_BYTES) as u32
+    }
+
+    /// Whether the map file may have entries in this chunk.
+    fn has_stored(&self, chunk: u32) -> bool {
+        self.state.chunks.get((chunk / 64) as usize).is_some_and(|word| word >> (chunk % 64) & 1 == 1)
+    }
+
+    /// The chunks that have entries, in the map file or in the journal.
+    fn chunks(&self) -> BTreeSet<u32> {
+        let stored = (0..self.extents().div_ceil(CHUNK_ENTRIES)).filter(|chunk| self.has_stored(*chunk));
+        stored.chain(self.changes.keys().map(|extent| extent.0 / CHUNK_ENTRIES)).collect()
+    }
+}
+
+/// What a record makes of the replicas; `None` if it does not fit them.
+fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record, slots: u64) -> Option<()> {
     let id = record.replica;
     if let Body::Create { segment_bytes, .. } = record.body {
         let state = ReplicaState { id, segment_bytes, ..ReplicaState::default() };
         replicas.insert(id, Found { state, is_new: true, changes: BTreeMap::new() });
     }
-    let Some(found) = replicas.get_mut(&id) else {
-        return Err(Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn)));
-    };
+    let found = replicas.get_mut(&id)?;
+    let extents = found.extents();
     if let Some(position) = record.position {
         found.state.position = position;
     }
@@ -291,6 +429,9 @@ fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record) -> 
         Body::Extents { changes, .. } => {
             for change in changes {
                 let entry = change.entry;
+                if change.extent.0 >= extents || entry.slot.is_some_and(|slot| slot.0 >= slots) {
+                    return None;
+                }
                 // What the journal brought before counts on, while the slot is the same.
                 let before = found.changes.get(&change.extent).filter(|(old, _)| old.slot == entry.slot);
                 let in_journal = before.map_or(0, |(_, mask)| *mask) | change.data_mask;
@@ -298,12 +439,13 @@ fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record) -> 
             }
         }
         Body::Zero { first, count, version } => {
-            for extent in (first.0..first.0 + count).map(ExtentIndex) {
+            let end = first.0.checked_add(*count).filter(|end| *end <= extents)?;
+            for extent in (first.0..end).map(ExtentIndex) {
                 found.changes.insert(extent, (Entry::zeroed(*version), 0));
             }
         }
         Body::Drop => drop(replicas.remove(&id)),
         Body::Create { .. } | Body::Meta(_) => {}
     }
-    Ok(())
+    Some(())
 }
