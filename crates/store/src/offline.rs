@@ -144,7 +144,10 @@ impl Report {
     fn add(&mut self, part: Part, error: Error) -> Result<(), Error> {
         match &error {
             Error::Corrupt { .. } | Error::DurableLost { .. } => {}
-            Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied => {}
+            Error::Io { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => return Err(error),
+                _ => {}
+            },
             _ => return Err(error),
         }
         self.problems.push(Problem::new(part, error));
