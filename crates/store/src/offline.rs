@@ -420,6 +420,9 @@ impl Found {
 fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record, slots: u64) -> Option<()> {
     let id = record.replica;
     if let Body::Create { segment_bytes, .. } = record.body {
+        if !recover::is_segment(segment_bytes) {
+            return None;
+        }
         let state = ReplicaState { id, segment_bytes, ..ReplicaState::default() };
         replicas.insert(id, Found { state, is_new: true, changes: BTreeMap::new() });
     }

@@ -1,16 +1,17 @@
 //! Recovery: the last checkpoint, then the journal's records in order, then a look at every map entry.
 
 use crate::engine::Engine;
-use crate::format::Salt;
 use crate::format::checkpoint::Checkpoint;
 use crate::format::record::{Body, Record};
+use crate::format::{COUNT_MAX, Salt};
 use crate::map::ExtentMap;
 use crate::open::read_checkpoint;
 use crate::reader::Reader;
 use crate::replica::{Replica, State};
 use crate::{Error, Opened, tail};
 use quoin_disk::Dir;
-use quoin_types::{ExtentIndex, ReplicaId, Seq};
+use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
+use quoin_types::{BLOCK_BYTES, ExtentIndex, ReplicaId, Seq};
 
 /// How much block data is gathered before it is applied: bounds memory, and lets neighbours be written together.
 const GROUP_BYTES: usize = 16 << 20;
@@ -20,7 +21,29 @@ const GROUP_BYTES: usize = 16 << 20;
 pub(crate) fn load_checkpoint(dir: &dyn Dir, salt: Salt) -> Result<Checkpoint, Error> {
     let (even, odd) = (read_checkpoint(dir, 0, salt)?, read_checkpoint(dir, 1, salt)?);
     let latest = even.into_iter().chain(odd).max_by_key(|checkpoint| checkpoint.number);
-    latest.ok_or_else(|| Error::corrupt("the checkpoint", "neither of its two files is valid"))
+    let latest =
+        latest.ok_or_else(|| Error::corrupt("the checkpoint", "neither of its two files is valid"))?;
+    is_possible(&latest)
+        .then_some(latest)
+        .ok_or_else(|| Error::corrupt("the checkpoint", "it tells what cannot be"))
+}
+
+/// What the checkpoint says is untrusted even with the right checksum: numbers that only rise must have room to, the
+/// journal's files must be as [`crate::Options`] allows, and the segments as replicas are created.
+fn is_possible(checkpoint: &Checkpoint) -> bool {
+    let Checkpoint { number, lsn, position, incarnation, geometry, .. } = checkpoint;
+    [*number, lsn.0, *position, *incarnation].iter().all(|number| *number < COUNT_MAX)
+        && position.is_multiple_of(BLOCK_BYTES)
+        && geometry.first_file < u32::MAX / 2
+        && geometry.files <= 1024
+        && geometry.file_bytes <= 1 << 34
+        && geometry.file_bytes.is_multiple_of(BLOCK_BYTES)
+        && checkpoint.replicas.iter().all(|state| is_segment(state.segment_bytes))
+}
+
+/// Whether [`Engine::create_replica`] would have taken it.
+pub(crate) fn is_segment(bytes: u64) -> bool {
+    (1..=SEGMENT_BYTES_DEFAULT).contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES)
 }
 
 impl Engine {
@@ -77,6 +100,9 @@ impl Engine {
         let id = record.replica;
         if let Body::Create { segment_bytes, .. } = &record.body {
             // Whatever was stored there is stored again by the records that follow (E3).
+            if !is_segment(*segment_bytes) {
+                return Err(Error::corrupt("the journal", format!("record {} makes no segment", record.lsn)));
+            }
             let map = ExtentMap::create(&*self.dir, self.salt, id, *segment_bytes)?;
             self.replicas.insert(id, Replica::new(*segment_bytes, map));
         }
