@@ -299,7 +299,7 @@ impl File for MemFile {
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let data = slices.iter().map(|slice| &**slice).collect::<Vec<&[u8]>>().concat();
         self.write_at(&data, offset)
     }
 

@@ -189,7 +189,9 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
         Err(_) => {
             let count =
                 std::env::var("QUOIN_TEST_SEEDS").map_or(default, |count| count.parse().expect("a number"));
-            0..count
+            let first =
+                std::env::var("QUOIN_TEST_SEED_FROM").map_or(0, |first| first.parse().expect("a number"));
+            first..first + count
         }
     }
 }

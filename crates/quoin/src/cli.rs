@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Node(NodeArgs),
     /// Tell how the cluster and every copy of every volume does
     Status(StatusArgs),
+    /// Look at the directory of a storage node that does not run
+    Disk(DiskArgs),
     /// Run a cluster manager
     ClusterManager(RoleArgs<ManagerOptions>),
     /// Run a storage node
@@ -90,6 +92,23 @@ pub(crate) enum NodeCommand {
     List,
     /// Show one storage node and what it holds
     Show(command::node_show::ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiskArgs {
+    /// How to answer; errors too
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: DiskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Verify everything on a disk, changing nothing
+    Check(command::disk_check::CheckArgs),
+    /// Print what is on a disk: its records and the entries of its maps, as text
+    Dump(command::disk_dump::DumpArgs),
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     NotFound,
     /// Nobody answers, or not enough of the cluster; it may succeed later.
     Unavailable,
+    /// A disk was looked at, and it is damaged.
+    Damaged,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             Kind::BadUsage => 2,
             Kind::NotFound => 3,
             Kind::Unavailable => 4,
+            Kind::Damaged => 5,
         }
     }
 
@@ -38,6 +41,7 @@ impl Kind {
             Kind::BadUsage => "bad usage",
             Kind::NotFound => "not found",
             Kind::Unavailable => "unavailable",
+            Kind::Damaged => "damaged",
         }
     }
 }

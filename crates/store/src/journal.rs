@@ -244,12 +244,13 @@ impl Journal {
     }
 
     /// Writes the current batch and says how many bytes that were.
-    pub(crate) fn write_batch(&mut self, durable: Lsn) -> io::Result<u64> {
+    pub(crate) fn write_batch(&mut self, durable: Lsn, checkpoint: u64) -> io::Result<u64> {
         let total = self.batch_bytes();
         let header = BatchHeader {
             incarnation: self.incarnation,
             first_lsn: self.batch.first_lsn,
             durable_lsn: durable,
+            checkpoint,
             records: self.batch.records,
             body_bytes: (self.batch.bytes() - batch::HEADER_BYTES) as u32,
         };

@@ -9,6 +9,7 @@
 
 mod apply;
 mod checkpoint;
+mod dump;
 mod engine;
 mod error;
 mod extents;
@@ -23,11 +24,13 @@ mod options;
 mod overlay;
 mod place;
 mod pool;
+mod possible;
 mod put;
 mod read;
 mod reader;
 mod recover;
 mod replica;
+mod report;
 mod scrub;
 mod slot_data;
 mod slots;
@@ -41,13 +44,15 @@ mod zero;
 
 pub use apply::{ApplyDone, ApplyJob};
 pub use checkpoint::{CheckpointDone, CheckpointJob};
+pub use dump::dump;
 pub use engine::{Engine, ReplicaView};
 pub use error::Error;
 pub use extents::{ExtentContent, ExtentOutcome, ExtentPlan};
-pub use offline::{Report, check, dump};
+pub use offline::check;
 pub use options::{Identity, Lsn, Opened, Options, Space, Statistics};
 pub use place::{PlaceDone, PlaceJob};
 pub use read::{ReadOutcome, ReadPlan};
+pub use report::{Part, Problem, Progress, Report};
 pub use scrub::{Damage, Harm, Scrub, ScrubJob, ScrubReport};
 pub use snapshot::Snapshot;
 pub use sync::{SyncDone, SyncJob};

@@ -63,6 +63,9 @@ pub(crate) fn read_identity(dir: &dyn Dir) -> Result<Identity, Error> {
 impl Engine {
     /// Makes an empty directory a disk. Everything else is durable before the superblock, which makes it one.
     pub fn format(dir: &dyn Dir, identity: &Identity) -> Result<(), Error> {
+        if identity.capacity_bytes > superblock::CAPACITY_BYTES_MAX {
+            return Err(Error::Option { what: "capacity_bytes is more than 256 TiB" });
+        }
         let _lock = lock(dir)?;
         match read_identity(dir) {
             Err(Error::NotFormatted) => {}

@@ -18,8 +18,8 @@ pub(crate) const CHUNK_ENTRIES: u32 = 128;
 const CHUNK_BYTES: usize = CHUNK_ENTRIES as usize * ENTRY_BYTES;
 const HEADER_BYTES: u64 = BLOCK as u64;
 const MAGIC: &[u8; 8] = b"QUOINLYR";
-/// By how many chunks the file grows at once: 12 MiB.
-const GROW_CHUNKS: u32 = 1024;
+/// By how many chunks the file grows at least: 192 KiB. It grows by half of what it has.
+const GROW_CHUNKS_MIN: usize = 16;
 /// The name of the file.
 pub(crate) const NAME: &str = "layers";
 
@@ -112,7 +112,7 @@ impl Pool {
     /// Makes room for more chunks and says which is the first.
     fn grow(&mut self) -> Result<usize, Error> {
         let first = self.used.len();
-        let count = first as u64 + u64::from(GROW_CHUNKS);
+        let count = (first + GROW_CHUNKS_MIN.max(first / 2)) as u64;
         self.map.grow(HEADER_BYTES + count * CHUNK_BYTES as u64).map_err(Error::io(NAME))?;
         if first == 0 {
             self.map.allocate(0, HEADER_BYTES).map_err(|error| no_space_or(error, NAME))?;

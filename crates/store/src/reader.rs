@@ -25,6 +25,9 @@ pub(crate) struct Reader {
     pub(crate) limit: Lsn,
     /// E4: the highest durable position that any batch header reports.
     pub(crate) durable: Lsn,
+    /// The checkpoint that the walk begins at, and the latest that any batch header says was there.
+    checkpoint: u64,
+    latest_checkpoint: u64,
 }
 
 impl Reader {
@@ -40,7 +43,25 @@ impl Reader {
             next: Lsn(checkpoint.lsn.0 + 1),
             limit: Lsn(u64::MAX),
             durable: checkpoint.lsn,
+            checkpoint: checkpoint.number,
+            latest_checkpoint: checkpoint.number,
         }
+    }
+
+    /// E2: a later checkpoint was durable once, and slots that it freed were perhaps used again: replaying from this one
+    /// would write old data over new.
+    pub(crate) fn check_checkpoint(&self) -> Result<(), Error> {
+        if self.latest_checkpoint > self.checkpoint {
+            let (latest, found) = (self.latest_checkpoint, self.checkpoint);
+            let detail = format!("number {latest} was durable, and only {found} can be read");
+            return Err(Error::corrupt("the checkpoint", detail));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, header: &BatchHeader) {
+        self.durable = self.durable.max(header.durable_lsn);
+        self.latest_checkpoint = self.latest_checkpoint.max(header.checkpoint);
     }
 
     /// The last record that was read.
@@ -61,7 +82,7 @@ impl Reader {
         if header.incarnation != self.incarnation || header.first_lsn != self.next || total > left {
             return Ok(None);
         }
-        self.durable = self.durable.max(header.durable_lsn);
+        self.note(&header);
         let mut body = vec![0; header.body_bytes as usize];
         let body_position = self.position + batch::HEADER_BYTES as u64;
         self.ring.read(body_position, &mut body).map_err(Error::io("reading the journal"))?;
@@ -93,7 +114,7 @@ impl Reader {
             self.ring.read(position, &mut buffer[..length]).map_err(Error::io("reading the journal"))?;
             for block in buffer[..length].chunks(BLOCK) {
                 if let Some(header) = BatchHeader::decode(block, self.disk) {
-                    self.durable = self.durable.max(header.durable_lsn);
+                    self.note(&header);
                 }
             }
             position += length as u64;

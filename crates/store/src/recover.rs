@@ -9,6 +9,7 @@ use crate::format::record::{Body, Record};
 use crate::layer::LayerMap;
 use crate::map::ExtentMap;
 use crate::open::read_checkpoint;
+use crate::possible::{check_checkpoint, is_segment};
 use crate::reader::Reader;
 use crate::replica::Replica;
 use crate::{Error, Opened, tail};
@@ -25,7 +26,10 @@ const GROUP_BYTES: usize = 16 << 20;
 pub(crate) fn load_checkpoint(dir: &dyn Dir, salt: Salt) -> Result<Checkpoint, Error> {
     let (even, odd) = (read_checkpoint(dir, 0, salt)?, read_checkpoint(dir, 1, salt)?);
     let latest = even.into_iter().chain(odd).max_by_key(|checkpoint| checkpoint.number);
-    latest.ok_or_else(|| Error::corrupt("the checkpoint", "neither of its two files is valid"))
+    let latest =
+        latest.ok_or_else(|| Error::corrupt("the checkpoint", "neither of its two files is valid"))?;
+    check_checkpoint(&latest)?;
+    Ok(latest)
 }
 
 impl Engine {
@@ -86,33 +90,49 @@ impl Engine {
     /// What the verbs did before they appended the record.
     fn prepare_replay(&mut self, record: &Record) -> Result<(), Error> {
         let id = record.replica;
+        let damaged =
+            || Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn));
         if let Body::Create { segment_bytes, base, .. } = &record.body {
             // Whatever was stored there is stored again by the records that follow (E3).
+            let is_taken = self.replicas.get(&id).is_some_and(|known| known.dropped.is_none());
+            let has_base = base.is_none_or(|base| self.has_layer(base));
+            if is_taken || !is_segment(*segment_bytes) || !has_base {
+                return Err(damaged());
+            }
             let map = ExtentMap::create(&*self.dir, self.salt, id, *segment_bytes)?;
             self.replicas.insert(id, Replica::new(id, *segment_bytes, *base, map));
         }
         let capacity = self.slots.count();
-        let damaged =
-            || Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn));
         let replica = self.replicas.get_mut(&id).ok_or_else(damaged)?;
         let extents = replica.map.extents();
         for change in record.body.changes() {
             let slots = change.cell.slot().into_iter().chain(change.copy_from);
-            if change.extent.0 >= extents || slots.into_iter().any(|slot| slot.0 >= capacity) {
+            if change.extent.0 >= extents
+                || slots.into_iter().any(|slot| slot.0 >= capacity)
+                || !replica.has_layer(change.layer)
+            {
                 return Err(damaged());
             }
             replica.prepare_store(&mut self.pool, change.layer, change.extent, 1)?;
         }
         if let Body::Zero { first, count, keep_in, .. } = &record.body {
-            if first.0.checked_add(*count).is_none_or(|end| end > extents) {
+            let has_layer = keep_in.is_none_or(|layer| replica.has_layer(layer));
+            if first.0.checked_add(*count).is_none_or(|end| end > extents) || !has_layer {
                 return Err(damaged());
             }
             for layer in [Some(Layer::LIVE), *keep_in].into_iter().flatten() {
                 replica.prepare_store(&mut self.pool, layer, *first, *count)?;
             }
         }
+        if !replica.allows(&record.body) {
+            return Err(damaged());
+        }
         replica.change_state(record);
         Ok(())
+    }
+
+    fn has_layer(&self, map: MapId) -> bool {
+        self.replicas.get(&map.replica).is_some_and(|replica| replica.has_layer(map.layer))
     }
 
     /// Reads all maps: which slots are used, which entries are damaged.

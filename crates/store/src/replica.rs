@@ -7,8 +7,10 @@ use crate::layer::{LayerInfo, LayerMap};
 use crate::map::ExtentMap;
 use crate::overlay::Overlay;
 use crate::pool::{Pool, PoolChunk};
+use crate::possible::LAYER_MAX;
 use crate::{Error, Lsn};
 use bytes::Bytes;
+use quoin_types::limits::SNAPSHOTS_MAX;
 use quoin_types::{ExtentIndex, ReplicaId, Seq, Version};
 use std::collections::BTreeMap;
 
@@ -198,6 +200,24 @@ impl Replica {
         }
         let Some(map) = self.layer_maps.get_mut(&layer) else { return Ok(()) };
         (first.0..first.0 + count).try_for_each(|extent| map.prepare_store(pool, ExtentIndex(extent)))
+    }
+
+    /// Whether this layer, or the live map, is there.
+    pub(crate) fn has_layer(&self, layer: Layer) -> bool {
+        layer == Layer::LIVE || self.layer_maps.contains_key(&layer)
+    }
+
+    /// Whether a record that makes or changes layers can follow.
+    pub(crate) fn allows(&self, body: &Body) -> bool {
+        let layers = &self.live.layers;
+        let is_live = |layer: &Layer| layers.iter().any(|info| info.layer == *layer);
+        match body {
+            Body::Snapshot { layer, .. } => {
+                *layer > self.live.last_layer && *layer <= LAYER_MAX && layers.len() < SNAPSHOTS_MAX
+            }
+            Body::Delete { layer } | Body::Fold { layer, .. } => is_live(layer),
+            _ => true,
+        }
     }
 
     /// Makes an appended record visible.

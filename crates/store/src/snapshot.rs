@@ -4,6 +4,7 @@ use crate::engine::{Engine, SlotEffects};
 use crate::format::entry::{Cell, Layer, MapId};
 use crate::format::record::{Body, ExtentChange};
 use crate::pool::CHUNK_ENTRIES;
+use crate::possible::LAYER_MAX;
 use crate::view::View;
 use crate::{Error, Lsn};
 use bytes::Bytes;
@@ -32,7 +33,7 @@ impl Engine {
         if live.layers.iter().any(|info| info.snapshot == snapshot && !info.deleted) {
             return Err(Error::SnapshotExists { replica: id, snapshot });
         }
-        if live.layers.len() >= SNAPSHOTS_MAX {
+        if live.layers.len() >= SNAPSHOTS_MAX || live.last_layer >= LAYER_MAX {
             return Err(Error::TooManySnapshots { replica: id });
         }
         let layer = Layer(live.last_layer.0 + 1);

@@ -56,7 +56,7 @@ impl Engine {
         }
         self.make_room()?;
         self.begin_placing()?;
-        let written = match self.journal.write_batch(self.durable) {
+        let written = match self.journal.write_batch(self.durable, self.checkpoint_number) {
             Ok(written) => written,
             Err(error) => return Err(self.poison(Error::io("writing the journal")(error))),
         };

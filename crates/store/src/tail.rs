@@ -50,6 +50,7 @@ pub(crate) fn find_end(mut reader: Reader, data: &dyn File) -> Result<Lsn, Error
     }
     let last = reader.end();
     reader.scan_rest()?;
+    reader.check_checkpoint()?;
     tail.forget(reader.durable);
     let end = latest_outside(&tail.gaps(data)?, last);
     if reader.durable > end {

@@ -42,18 +42,18 @@ fn contents(dir: &MemDir) -> Vec<(String, Vec<u8>)> {
 }
 
 fn checked(dir: &MemDir) -> quoin_store::Report {
-    check(&(Arc::new(dir.clone()) as Arc<dyn Dir>)).unwrap()
+    check(&(Arc::new(dir.clone()) as Arc<dyn Dir>), &mut |_| ()).unwrap()
 }
 
 #[test]
 fn a_healthy_disk_is_found_so_and_left_alone() {
     let (dir, engine) = disk();
     let in_use: Arc<dyn Dir> = Arc::new(dir.clone());
-    assert!(matches!(check(&in_use), Err(Error::Locked)));
+    assert!(matches!(check(&in_use, &mut |_| ()), Err(Error::Locked)));
     drop(engine);
     let before = contents(&dir);
     let report = checked(&dir);
-    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.problems, vec![]);
     assert_eq!((report.replicas, report.extents, report.blocks), (2, 4, 16 + 4 + 16));
     assert_eq!((report.checkpoint, report.end, report.records), (Lsn(4), Lsn(10), 6));
     assert_eq!((report.starts, report.clean), (1, false));
@@ -73,7 +73,7 @@ fn a_healthy_disk_is_found_so_and_left_alone() {
 #[test]
 fn an_empty_directory_is_no_disk() {
     let dir = MemDir::new();
-    assert!(matches!(check(&(Arc::new(dir.clone()) as Arc<dyn Dir>)), Err(Error::NotFormatted)));
+    assert!(matches!(check(&(Arc::new(dir.clone()) as Arc<dyn Dir>), &mut |_| ()), Err(Error::NotFormatted)));
     assert!(dir.list().unwrap().is_empty());
 }
 
@@ -96,6 +96,6 @@ fn what_is_wrong_is_named() {
         file.read_at(&mut byte, at).unwrap();
         file.write_at(&[byte[0] ^ 1], at).unwrap();
         let problems = checked(&image).problems;
-        assert!(problems.len() == 1 && problems[0].contains(expected), "{name}: {problems:?}");
+        assert!(problems.len() == 1 && problems[0].message.contains(expected), "{name}: {problems:?}");
     }
 }

@@ -224,11 +224,14 @@ fn a_failure_to_place_or_to_sync_it_poisons() {
 /// there, and of the rest a prefix.
 #[test]
 fn every_sync_of_a_run_may_be_the_last() {
-    for run in 0..6u64 {
+    // `QUOIN_SEED_FROM` and `QUOIN_SEEDS` choose other runs.
+    let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let first: u64 = number("QUOIN_SEED_FROM", 0);
+    for run in first..first + number("QUOIN_SEEDS", 6) {
         let (dir, mut engine) = disk(40);
         let mut states: Vec<Vec<u64>> = vec![vec![0; 96], vec![0; 96]];
         let mut images = Vec::new();
-        let mut seed = run * 1000;
+        let mut seed = run.wrapping_mul(1000);
         for step in 1..=60u64 {
             let mut state = states[states.len() - 1].clone();
             let (first, count) = match (step * 7 + run) % 5 {

@@ -531,7 +531,7 @@ impl World {
     /// are used.
     fn check_space(&mut self) {
         let image: Arc<dyn Dir> = Arc::new(self.dir.process_crash());
-        assert_eq!(quoin_store::check(&image).unwrap().problems, Vec::<String>::new());
+        assert_eq!(quoin_store::check(&image, &mut |_| ()).unwrap().problems, vec![]);
         while let Some(id) = self.clones.pop_last() {
             self.run(&Op::Drop { id });
         }
@@ -612,7 +612,7 @@ fn observe_view(engine: &mut Engine, id: ReplicaId, view: View) -> (Vec<u64>, Ve
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000),
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..ProptestConfig::default()

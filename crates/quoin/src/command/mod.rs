@@ -1,5 +1,8 @@
 //! The commands, one file each. Each asks, and hands back what is to be printed.
 
+pub(crate) mod disk;
+pub(crate) mod disk_check;
+pub(crate) mod disk_dump;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
 pub(crate) mod status;
@@ -9,7 +12,7 @@ pub(crate) mod volume_list;
 pub(crate) mod volume_resize;
 pub(crate) mod volume_show;
 
-use crate::cli::{Cli, ClientArgs, Command, NodeCommand, VolumeCommand};
+use crate::cli::{Cli, ClientArgs, Command, DiskCommand, NodeCommand, VolumeCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::view::Report;
@@ -44,6 +47,10 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
             NodeCommand::List => node_list::run(client).await,
             NodeCommand::Show(args) => node_show::run(client, args).await,
         }),
+        Command::Disk(args) => match args.command {
+            DiskCommand::Check(check) => disk_check::run(&check, args.output),
+            DiskCommand::Dump(args) => disk_dump::run(&args),
+        },
         Command::Status(args) => block_on(async {
             let client = Client::new(&args.client)?;
             if args.watch {

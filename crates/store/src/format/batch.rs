@@ -21,7 +21,8 @@ struct Bytes {
     durable_lsn: U64,
     records: U32,
     body_bytes: U32,
-    reserved: [u8; 16],
+    checkpoint: U64,
+    reserved: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Bytes>() == HEADER_BYTES);
@@ -35,6 +36,9 @@ pub(crate) struct BatchHeader {
     pub(crate) first_lsn: Lsn,
     /// E4: everything up to here was durable when the batch was written. A journal that ends before it has lost data.
     pub(crate) durable_lsn: Lsn,
+    /// The checkpoint that was durable when the batch was written, by its number: slots that it freed may have been used
+    /// again since, so no earlier one may be replayed from (E2).
+    pub(crate) checkpoint: u64,
     /// How many records it holds.
     pub(crate) records: u32,
     /// Bytes of records after the header, without the padding.
@@ -52,7 +56,8 @@ impl BatchHeader {
             durable_lsn: U64::new(self.durable_lsn.0),
             records: U32::new(self.records),
             body_bytes: U32::new(self.body_bytes),
-            reserved: [0; 16],
+            checkpoint: U64::new(self.checkpoint),
+            reserved: [0; 8],
         };
         bytes.checksum = U32::new(checksum(&bytes, disk));
         zerocopy::transmute!(bytes)
@@ -69,6 +74,7 @@ impl BatchHeader {
             incarnation: bytes.incarnation.get(),
             first_lsn: Lsn(bytes.first_lsn.get()),
             durable_lsn: Lsn(bytes.durable_lsn.get()),
+            checkpoint: bytes.checkpoint.get(),
             records: bytes.records.get(),
             body_bytes: bytes.body_bytes.get(),
         })

@@ -1,8 +1,9 @@
 //! An entry of an extent map: what one extent of one replica is, now or in a layer.
 
 use super::Salt;
+use super::superblock::CAPACITY_BYTES_MAX;
 use crate::slots::Slot;
-use quoin_types::{ExtentIndex, ReplicaId, Seq, Version};
+use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, Version};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -158,7 +159,9 @@ impl Cell {
                     zero_mask: bytes.zero_mask.get(),
                     checksums: bytes.checksums.map(U32::get),
                 };
-                ((entry.zero_mask == ALL_ZERO) == entry.slot.is_none()).then_some(Cell::Entry(entry))
+                let exists = slot.is_none_or(|slot| slot.0 < CAPACITY_BYTES_MAX / EXTENT_BYTES);
+                let is_sound = exists && (entry.zero_mask == ALL_ZERO) == entry.slot.is_none();
+                is_sound.then_some(Cell::Entry(entry))
             }
             KIND_AS_BASE => Some(Cell::AsBase),
             KIND_LOST => Some(Cell::Lost),

@@ -18,6 +18,9 @@ use quoin_types::{BLOCK_BYTES, DiskId};
 /// The version of every structure written by this code. Raised when any of them changes.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 
+/// Above all that is counted on a disk, so that counting on from a number that was read cannot overflow.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;
+
 /// One block as `usize`.
 pub(crate) const BLOCK: usize = BLOCK_BYTES as usize;
 

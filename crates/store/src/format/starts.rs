@@ -1,6 +1,6 @@
 //! The record of starts: two blocks, written alternately. The valid one with the higher sequence counts.
 
-use super::{BLOCK, FORMAT_VERSION, Salt, check_version};
+use super::{BLOCK, COUNT_MAX, FORMAT_VERSION, Salt, check_version};
 use crate::Error;
 use quoin_types::BootId;
 use zerocopy::little_endian::{U32, U64};
@@ -79,6 +79,9 @@ impl Starts {
             return Ok(None);
         }
         check_version(NAME, bytes.version.get())?;
+        if bytes.sequence.get() >= COUNT_MAX || bytes.count.get() >= COUNT_MAX {
+            return Ok(None);
+        }
         Ok(Some(Starts {
             sequence: bytes.sequence.get(),
             count: bytes.count.get(),

@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub(crate) const NAME: &str = "superblock";
 const MAGIC: [u8; 8] = *b"QUOINDSK";
+/// The largest disk: 256 TiB, for which the table of slots takes 1 GiB of memory.
+pub(crate) const CAPACITY_BYTES_MAX: u64 = 1 << 48;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -49,6 +51,9 @@ pub(crate) fn decode(block: &[u8]) -> Result<Identity, Error> {
     check_version(NAME, bytes.version.get())?;
     if bytes.checksum.get() != checksum(bytes) {
         return Err(Error::corrupt(NAME, "its checksum is wrong"));
+    }
+    if bytes.capacity_bytes.get() > CAPACITY_BYTES_MAX {
+        return Err(Error::corrupt(NAME, "its capacity is beyond all disks"));
     }
     Ok(Identity {
         cluster: ClusterId(bytes.cluster),

@@ -35,7 +35,7 @@ pub fn block(value: u64) -> Vec<u8> {
 }
 
 pub fn blocks(values: &[u64]) -> (Vec<u32>, Bytes) {
-    let data: Vec<u8> = values.iter().flat_map(|value| block(*value)).collect();
+    let data = values.iter().map(|value| block(*value)).collect::<Vec<_>>().concat();
     (data.chunks(BLOCK).map(crc32fast::hash).collect(), data.into())
 }
 

@@ -1,0 +1,61 @@
+//! The target of the data plane's frames.
+
+use crate::source::Source;
+use bytes::BytesMut;
+use quoin_wire::{Decoder, HEADER_BYTES, encode};
+
+/// More than any frame may need (`docs/wire-format.md`): 2 MiB of meta, 1 MiB of data.
+const FRAME_BYTES_MAX: usize = HEADER_BYTES + (3 << 20);
+
+/// Any bytes as a stream of frames; or, so that the messages themselves are reached, as meta under a header that is right.
+/// What is understood is said again in the same way, and the decoder never asks for more than a frame may have.
+pub(crate) fn wire_frames(input: &[u8]) {
+    let mut source = Source(input);
+    let Some(mode) = source.u8() else { return };
+    if mode & 1 == 0 {
+        return stream(source.0, usize::from(mode) + 1);
+    }
+    let mut frames = Vec::new();
+    while let (Some(kind), Some(meta), Some(data)) = (source.u8(), source.u16(), source.u8()) {
+        let (body, rest) = source.0.split_at(source.0.len().min(usize::from(meta % 1024)));
+        source.0 = rest;
+        frames.extend(frame(kind, body, usize::from(data % 8) * 2048));
+    }
+    stream(&frames, 997);
+}
+
+/// A frame with its header, by the tables of the document.
+fn frame(kind: u8, meta: &[u8], data_bytes: usize) -> Vec<u8> {
+    let mut head = vec![0; HEADER_BYTES];
+    head[..4].copy_from_slice(b"QUO\x01");
+    head[4] = kind;
+    head[8..12].copy_from_slice(&(meta.len() as u32).to_le_bytes());
+    head[12..16].copy_from_slice(&(data_bytes as u32).to_le_bytes());
+    head.extend_from_slice(meta);
+    let checksum = crc32fast::hash(&head);
+    head[16..20].copy_from_slice(&checksum.to_le_bytes());
+    head.resize(head.len() + data_bytes, kind);
+    head
+}
+
+fn stream(bytes: &[u8], piece_bytes: usize) {
+    let mut decoder = Decoder::default();
+    let mut input = BytesMut::new();
+    for piece in bytes.chunks(piece_bytes) {
+        input.extend_from_slice(piece);
+        loop {
+            let before = input.len();
+            let Ok(next) = decoder.next(&mut input) else { return };
+            assert!(decoder.needed() <= FRAME_BYTES_MAX, "{} bytes asked for", decoder.needed());
+            let Some(message) = next else { break };
+            assert!(input.len() + HEADER_BYTES <= before, "a message out of nothing");
+            let mut again = BytesMut::new();
+            let data = encode(&message, &mut again);
+            again.extend_from_slice(&data);
+            assert!(again.len() <= FRAME_BYTES_MAX);
+            let repeated = Decoder::default().next(&mut again).expect("what was said is understood");
+            assert_eq!(repeated, Some(message));
+            assert!(again.is_empty());
+        }
+    }
+}
