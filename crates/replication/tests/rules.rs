@@ -390,7 +390,7 @@ fn said_by_a_node() -> impl Strategy<Value = Message> {
         Just(ReadResult::Data { checksums: vec![1], data: Bytes::from_static(b"short") }),
         some_refusal().prop_map(ReadResult::Refused),
         (any::<u32>(), some_number())
-            .prop_map(|(e, v)| ReadResult::Mismatch { extent: ExtentIndex(e), version: Seq(v) }),
+            .prop_map(|(e, v)| ReadResult::Mismatch { extent: ExtentIndex(e), version: Some(Seq(v)) }),
     ];
     let who = || (0_u64..4).prop_map(ReplicaId);
     let epoch = || prop_oneof![4 => Just(Epoch(2)), 1 => some_number().prop_map(Epoch)];

@@ -84,6 +84,6 @@ fn a_node_that_listens_everywhere_must_say_where_it_is() {
     assert_eq!(config.advertise.as_deref(), Some("n.example:7410"));
     assert_eq!(config.managers, ["a:1", "b:2"]);
     assert_eq!(config.capacity_bytes, Some(4 << 30));
-    assert_eq!(config.resync_bytes_per_second, None);
+    assert_eq!(config.limits.resync_bytes_per_second, None);
     assert_eq!(config.journal_file_bytes, 64 << 20);
 }
