@@ -124,6 +124,7 @@ impl Fields {
             9 => Refusal::Behind,
             10 => Refusal::NoSpace,
             11 => Refusal::Disk,
+            12 => Refusal::PeerDamaged,
             _ => return Err(FrameError::Value("refusal")),
         })
     }
@@ -193,6 +194,7 @@ pub(crate) trait PutFields: BufMut {
             Refusal::Behind => (9, 0),
             Refusal::NoSpace => (10, 0),
             Refusal::Disk => (11, 0),
+            Refusal::PeerDamaged => (12, 0),
         };
         self.put_u8(code);
         self.put_u64_le(value);

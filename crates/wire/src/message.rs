@@ -165,8 +165,10 @@ pub enum Refusal {
     Behind,
     /// Its disk has no room.
     NoSpace,
-    /// Its disk failed.
+    /// Its disk failed, or has damaged what was asked for.
     Disk,
+    /// What it was to pull is damaged on the peer's disk.
+    PeerDamaged,
 }
 
 /// Makes an epoch part of the history of a replica that is in the authority's state (attach, step 5).

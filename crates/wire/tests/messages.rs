@@ -63,6 +63,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::Behind,
             Refusal::NoSpace,
             Refusal::Disk,
+            Refusal::PeerDamaged,
         ]),
     ]
 }

@@ -484,12 +484,16 @@ impl World {
             if round % 64 > 0 {
                 continue;
             }
-            let in_sync = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync;
-            if self.core.reports()[0].replicas.iter().all(in_sync) && !self.anyone_shaken() {
+            if self.is_in_sync() && !self.anyone_shaken() {
                 return;
             }
         }
         panic!("the replicas do not come together: {:#?}", self.core.reports());
+    }
+
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let in_sync = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync;
+        self.core.reports()[0].replicas.iter().all(in_sync)
     }
 
     /// Whether a replica does not know yet that it has everything again (rule A2).

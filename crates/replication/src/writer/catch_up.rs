@@ -38,6 +38,9 @@ impl Segment {
                 self.rest(index, now);
                 // Perhaps the authority no longer answers: ask all anew, and decide among those that do.
                 if let Some(authority) = self.authority().filter(|_| !own_fault) {
+                    if state == ResyncState::Failed(Refusal::PeerDamaged) {
+                        self.voters[authority].unfit = true;
+                    }
                     self.authority_lost(authority, now, links);
                 }
             }

@@ -353,6 +353,10 @@ impl Segment {
         if !matches!(voter.stage, Stage::Live | Stage::Joining) {
             return;
         }
+        // It was sent before the order to join was heard, and tells of a tail that the resync takes away.
+        if voter.stage == Stage::Joining && position.accepted > last {
+            return;
+        }
         if position.accepted > last {
             let reported = position.accepted;
             voter.fail(format!("it reports write {reported} where {last} is the last that was given"));

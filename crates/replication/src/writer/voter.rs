@@ -104,6 +104,9 @@ pub(crate) struct Voter {
     pub(crate) round_due: bool,
     /// It met damage under a write: re-sending from memory would meet it again.
     pub(crate) must_pull: bool,
+    /// As the authority of this attach it could not give what the others lack, for that is damaged on its disk. Until it
+    /// is live it counts as if it had not answered: a majority of the others has everything acknowledged (rule A2).
+    pub(crate) unfit: bool,
     pub(crate) asked_at: Moment,
     pub(crate) progress: Progress,
     /// Whether it is on this machine.
@@ -155,6 +158,7 @@ impl Voter {
             in_base_state: false,
             round_due: false,
             must_pull: false,
+            unfit: false,
             asked_at: Moment::ZERO,
             progress: Progress::default(),
             local: false,
@@ -187,6 +191,7 @@ impl Voter {
         self.durable = self.durable.max(position);
         self.round_due = false;
         self.must_pull = false;
+        self.unfit = false;
     }
 
     /// The stream to it begins after `position`.

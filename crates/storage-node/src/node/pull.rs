@@ -211,8 +211,11 @@ impl Node {
             Ok(None) => pull.resume_at = now + ASK_AGAIN,
             Err(error) => {
                 tracing::warn!(replica = %pull.replica, %error, "resync broke");
-                let refusal =
-                    if let PullError::Refused(refusal) = error { refusal } else { Refusal::WrongState };
+                let refusal = match error {
+                    PullError::Refused(Refusal::Disk) => Refusal::PeerDamaged,
+                    PullError::Refused(refusal) => refusal,
+                    _ => Refusal::WrongState,
+                };
                 self.fail_pull(id, refusal);
                 return Ok(());
             }
