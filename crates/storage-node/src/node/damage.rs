@@ -188,7 +188,7 @@ impl Node {
         offset: u64,
         length: u64,
     ) -> Option<ExtentIndex> {
-        let Some(mut from) = extents(offset, length).next() else { return None };
+        let mut from = extents(offset, length).next()?;
         let end = offset.saturating_add(length);
         let mut damaged = Vec::new();
         while let Ok(page) = self.engine.changed_since(replica, Version::ZERO, from, LOOKED_UP_AT_ONCE) {
