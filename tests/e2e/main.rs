@@ -11,6 +11,7 @@ mod fencing;
 mod majority;
 mod real_image;
 mod roles;
+mod rot;
 mod segments;
 
 use std::time::Duration;

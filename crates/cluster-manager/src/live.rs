@@ -29,6 +29,8 @@ pub(crate) struct NodeReport {
     pub(crate) at: Moment,
     pub(crate) used_bytes: u64,
     pub(crate) capacity_bytes: u64,
+    /// Found damaged on its disk, and not repaired yet.
+    pub(crate) damaged_extents: u64,
     /// It was the last one: the node has stopped.
     pub(crate) leaving: bool,
 }
@@ -230,7 +232,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn report(at: Moment) -> NodeReport {
-        NodeReport { at, used_bytes: 0, capacity_bytes: 1, leaving: false }
+        NodeReport { at, used_bytes: 0, capacity_bytes: 1, damaged_extents: 0, leaving: false }
     }
 
     #[test]

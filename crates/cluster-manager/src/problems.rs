@@ -109,6 +109,19 @@ fn creating(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
     Some((rank, format!("volume {}: {count} replicas do not exist yet on {}", volume.name, names.join(", "))))
 }
 
+/// Damage that stands. What is repaired within moments, as it is where a good copy is in reach, is seldom seen here.
+fn damage(node: &v1::Node) -> Option<String> {
+    let (extents, are) = match node.damaged_extents {
+        0 => return None,
+        1 => ("1 extent".to_owned(), "is"),
+        more => (format!("{more} extents"), "are"),
+    };
+    let name = &node.name;
+    Some(format!(
+        "storage node {name}: {extents} of its disk {are} damaged and not repaired yet; its log names them"
+    ))
+}
+
 fn nodes(view: &View<'_>) -> Vec<(Rank, String)> {
     let mut found = Vec::new();
     for node in view.state.nodes().values() {
@@ -126,10 +139,30 @@ fn nodes(view: &View<'_>) -> Vec<(Rank, String)> {
             }
             v1::NodeHealth::Online | v1::NodeHealth::Unspecified => {}
         }
+        found.extend(damage(&message).map(|text| (Rank::Endangered, text)));
     }
     let strangers = view.live.refused_strangers(view.state);
     found.extend(
         strangers.map(|(name, why)| (Rank::Notable, format!("storage node {name} is refused: {why}"))),
     );
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_while_it_stands() {
+        let node =
+            |damaged_extents| v1::Node { name: "node-2".into(), damaged_extents, ..v1::Node::default() };
+        assert_eq!(damage(&node(0)), None);
+        assert_eq!(
+            damage(&node(1)).as_deref(),
+            Some(
+                "storage node node-2: 1 extent of its disk is damaged and not repaired yet; its log names them"
+            )
+        );
+        assert!(damage(&node(5)).is_some_and(|text| text.contains("5 extents of its disk are damaged")));
+    }
 }

@@ -110,6 +110,7 @@ impl View<'_> {
             replicas: u32::try_from(self.state.replica_count_on(node.id)).unwrap_or(u32::MAX),
             last_heartbeat_age_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
             version: node.version.clone(),
+            damaged_extents: report.map_or(0, |report| report.damaged_extents),
         }
     }
 

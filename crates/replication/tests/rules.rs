@@ -138,6 +138,154 @@ fn positions_during_attach_condemn_nobody() {
     assert!(!matches!(segment.status()[1].health, VoterHealth::Failed(_)));
 }
 
+/// A position may be on its way when the order to join is sent: with the answer to `Open`, from a tail that has to go.
+#[test]
+fn a_position_from_before_a_join_condemns_nobody() {
+    let links = &mut Sent::default();
+    let mut segment = segment(2);
+    (0..3).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+    (0..2).for_each(|replica| opened(&mut segment, links, 2, replica, report(&[(1, 1)], 4)));
+    segment.tick(at(200), links);
+    (0..2).for_each(|replica| started(&mut segment, links, 2, replica));
+    opened(&mut segment, links, 2, 2, report(&[(1, 1)], 9));
+    assert!(
+        links.0.iter().any(|(node, message)| *node == NodeId(2) && matches!(message, Message::Resync(_)))
+    );
+    let (replica, epoch) = (ReplicaId(2), Epoch(2));
+    let stale = Position { replica, epoch, accepted: Seq(9), durable: Seq(9) };
+    segment.on_position(&stale, at(3), links);
+    assert!(matches!(segment.status()[2].health, VoterHealth::CatchingUp { .. }), "{:?}", segment.status());
+}
+
+/// What the authority cannot give, for its disk has damaged it, is not waited for while a majority of others answers.
+#[test]
+fn step_3_a_damaged_authority_counts_as_absent() {
+    let links = &mut Sent::default();
+    let mut segment = segment(2);
+    (0..3).for_each(|node| segment.session_up(NodeId(node), at(0), links));
+    opened(&mut segment, links, 2, 0, report(&[(1, 1)], 6));
+    (1..3).for_each(|replica| opened(&mut segment, links, 2, replica, report(&[(1, 1)], 4)));
+    segment.tick(at(200), links);
+    let sources = |links: &Sent| -> Vec<ReplicaId> {
+        let resyncs = links.0.iter().filter_map(|(_, message)| match message {
+            Message::Resync(order) => Some(order.source.replica),
+            _ => None,
+        });
+        resyncs.collect()
+    };
+    assert_eq!(sources(links), [ReplicaId(0); 2]);
+    links.0.clear();
+    let state = ResyncState::Failed(Refusal::PeerDamaged);
+    let failed =
+        ResyncReport { replica: ReplicaId(1), epoch: Epoch(2), done_bytes: 0, total_bytes: 0, state };
+    segment.on_resync_report(&failed, at(201), links);
+    segment.tick(at(500), links);
+    opened(&mut segment, links, 2, 0, report(&[(1, 1)], 6));
+    let mixed = ReplicaReport { mixed: true, ..report(&[(1, 1)], 4) };
+    (1..3).for_each(|replica| opened(&mut segment, links, 2, replica, mixed.clone()));
+    segment.tick(at(700), links);
+    assert!(!sources(links).contains(&ReplicaId(0)), "{:?}", links.0);
+    assert!(segment.is_promised());
+}
+
+#[test]
+fn w2_a_write_onto_a_damaged_entry_makes_its_voter_pull() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    (1..=2).for_each(|token| write_one(&mut segment, links, token));
+    (0..2).for_each(|replica| position(&mut segment, links, replica, 2, 2));
+    position(&mut segment, links, 2, 1, 1);
+    links.0.clear();
+    let refused = Refused { replica: ReplicaId(2), epoch: Epoch(1), seq: Seq(2), reason: Refusal::Disk };
+    segment.on_refused(&refused, at(3), links);
+    opened(&mut segment, links, 1, 2, report(&[(1, 1)], 1));
+    let order = links.0.iter().find_map(|(node, message)| match message {
+        Message::Resync(order) if *node == NodeId(2) => Some(order.clone()),
+        _ => None,
+    });
+    let order = order.expect("memory still has the write, but re-sending it would meet the damage again");
+    assert_eq!((order.mode, order.common.seq), (ResyncMode::Round, Seq(1)));
+    // From then on it is mixed; when the round has ended it joins, and is live.
+    let told =
+        |state| ResyncReport { replica: ReplicaId(2), epoch: Epoch(1), done_bytes: 0, total_bytes: 0, state };
+    segment.on_resync_report(&told(ResyncState::RoundDone), at(4), links);
+    opened(&mut segment, links, 1, 2, ReplicaReport { mixed: true, ..report(&[(1, 1)], 1) });
+    segment.on_resync_report(&told(ResyncState::Complete), at(5), links);
+    assert_eq!(segment.status()[2].health, VoterHealth::InSync);
+}
+
+#[test]
+fn r3_a_repair_names_a_live_voter_that_was_not_tried() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    (1..=2).for_each(|token| write_one(&mut segment, links, token));
+    position(&mut segment, links, 0, 1, 0);
+    position(&mut segment, links, 2, 2, 0);
+    let mut ask = |tried: &[u64], epoch: u64| {
+        links.0.clear();
+        let tried = tried.iter().map(|replica| ReplicaId(*replica)).collect();
+        let (replica, epoch, version) = (ReplicaId(1), Epoch(epoch), Some(Seq(1)));
+        let damaged = Damaged { replica, epoch, extent: ExtentIndex(7), version, tried };
+        segment.on_damaged(&damaged, links);
+        links.0.iter().find_map(|(node, message)| match message {
+            Message::Repair(order) if *node == NodeId(1) => Some((order.source.replica.0, order.version)),
+            _ => None,
+        })
+    };
+    assert_eq!(ask(&[], 1), Some((2, Some(Seq(1)))), "the one that has the most");
+    assert_eq!(ask(&[2], 1), Some((0, Some(Seq(1)))));
+    assert_eq!(ask(&[2, 0], 1), None);
+    assert_eq!(ask(&[], 2), None);
+}
+
+fn answer_damaged(segment: &mut Segment, links: &mut Sent, now: Moment) -> usize {
+    let reads: Vec<(NodeId, u64)> = std::mem::take(&mut links.0)
+        .into_iter()
+        .filter_map(
+            |(node, message)| if let Message::Read(read) = message { Some((node, read.id)) } else { None },
+        )
+        .collect();
+    for (node, id) in &reads {
+        let result = ReadResult::Mismatch { extent: ExtentIndex(0), version: None };
+        segment.on_read_reply(ReadReply { id: *id, replica: ReplicaId(node.0), result }, now, links);
+    }
+    reads.len()
+}
+
+/// With every copy damaged a read waits for a repair, for a while; then it fails, and says whether all were asked.
+fn until_it_fails(segment: &mut Segment, links: &mut Sent) -> (u64, Completion) {
+    links.0.clear();
+    segment.submit(Token(9), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    for step in 0..2000 {
+        let now = at(2 + step * 5);
+        (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), now, now, links));
+        segment.tick(now, links);
+        while answer_damaged(segment, links, now) > 0 {}
+        if let Some(completion) = segment.completions().next() {
+            return (step * 5, completion);
+        }
+    }
+    panic!("it is never answered");
+}
+
+#[test]
+fn r3_a_read_fails_only_when_no_copy_in_reach_is_good() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let (waited, completion) = until_it_fails(&mut segment, links);
+    assert_eq!(completion, Completion::Failed(Token(9), Failure::Damaged));
+    assert!((5_000..6_000).contains(&waited), "{waited}");
+    segment.session_down(NodeId(2), at(2), links);
+    let (_, completion) = until_it_fails(&mut segment, links);
+    assert_eq!(completion, Completion::Failed(Token(9), Failure::DamagedInReach));
+    segment.submit(Token(10), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    answer_damaged(&mut segment, links, at(2));
+    answer_damaged(&mut segment, links, at(2));
+    assert!(segment.is_busy());
+    segment.fence();
+    assert_eq!(segment.completions().last(), Some(Completion::Failed(Token(10), Failure::Fenced)));
+}
+
 #[test]
 fn step_3_a_late_answer_that_has_more_becomes_the_authority() {
     let links = &mut Sent::default();
@@ -390,7 +538,7 @@ fn said_by_a_node() -> impl Strategy<Value = Message> {
         Just(ReadResult::Data { checksums: vec![1], data: Bytes::from_static(b"short") }),
         some_refusal().prop_map(ReadResult::Refused),
         (any::<u32>(), some_number())
-            .prop_map(|(e, v)| ReadResult::Mismatch { extent: ExtentIndex(e), version: Seq(v) }),
+            .prop_map(|(e, v)| ReadResult::Mismatch { extent: ExtentIndex(e), version: Some(Seq(v)) }),
     ];
     let who = || (0_u64..4).prop_map(ReplicaId);
     let epoch = || prop_oneof![4 => Just(Epoch(2)), 1 => some_number().prop_map(Epoch)];

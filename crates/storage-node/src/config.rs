@@ -1,5 +1,6 @@
 //! What a storage node is told at its start.
 
+use crate::node::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,8 +28,8 @@ pub struct Config {
     pub journal_file_bytes: u64,
     /// How many journal files there are.
     pub journal_files: u32,
-    /// The most that resync reads or writes in a second; `None` is no bound.
-    pub resync_bytes_per_second: Option<u64>,
+    /// What work in the background may take.
+    pub limits: Limits,
     /// How often to report to the managers.
     pub heartbeat_interval: Duration,
 }

@@ -3,10 +3,13 @@
 use crate::frame::FrameError;
 use crate::message::{EpochStart, LeaseHolder, Point, Refusal, Source};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoin_types::{Epoch, Generation, InstanceId, NodeId, ReplicaId, Seq};
+use quoin_types::{Epoch, Generation, InstanceId, NodeId, ReplicaId, Seq, Version};
 
 /// The most entries that any list in meta may have.
 const LIST_MAX: usize = 65_536;
+
+/// Stands for the version of an extent whose map entry is damaged. No write ever has this number.
+const VERSION_UNKNOWN: Version = Seq(u64::MAX);
 
 pub(crate) struct Fields {
     meta: Bytes,
@@ -57,6 +60,11 @@ impl Fields {
 
     pub(crate) fn seq(&mut self) -> Result<Seq, FrameError> {
         self.u64().map(Seq)
+    }
+
+    /// A version, or all ones where nobody knows it.
+    pub(crate) fn known_version(&mut self) -> Result<Option<Version>, FrameError> {
+        Ok(Some(self.seq()?).filter(|version| *version != VERSION_UNKNOWN))
     }
 
     pub(crate) fn point(&mut self) -> Result<Point, FrameError> {
@@ -116,6 +124,7 @@ impl Fields {
             9 => Refusal::Behind,
             10 => Refusal::NoSpace,
             11 => Refusal::Disk,
+            12 => Refusal::PeerDamaged,
             _ => return Err(FrameError::Value("refusal")),
         })
     }
@@ -144,6 +153,10 @@ pub(crate) trait PutFields: BufMut {
             out.put_u64_le(start.epoch.0);
             out.put_u64_le(start.first.0);
         });
+    }
+
+    fn known_version(&mut self, version: Option<Version>) {
+        self.put_u64_le(version.unwrap_or(VERSION_UNKNOWN).0);
     }
 
     fn point(&mut self, point: Point) {
@@ -181,6 +194,7 @@ pub(crate) trait PutFields: BufMut {
             Refusal::Behind => (9, 0),
             Refusal::NoSpace => (10, 0),
             Refusal::Disk => (11, 0),
+            Refusal::PeerDamaged => (12, 0),
         };
         self.put_u8(code);
         self.put_u64_le(value);

@@ -70,6 +70,7 @@ mod kind {
     pub(super) const LIST_REPLY: u8 = 21;
     pub(super) const FETCH: u8 = 22;
     pub(super) const FETCH_REPLY: u8 = 23;
+    pub(super) const DAMAGED: u8 = 24;
 }
 
 /// Appends a message's header and meta to `out` and returns its data, which must follow on the wire (it may be empty).
@@ -202,9 +203,17 @@ fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
             out.put_u64_le(repair.replica.0);
             out.put_u64_le(repair.epoch.0);
             out.put_u32_le(repair.extent.0);
-            out.put_u64_le(repair.version.0);
+            out.known_version(repair.version);
             out.source(&repair.source);
             kind::REPAIR
+        }
+        Message::Damaged(damaged) => {
+            out.put_u64_le(damaged.replica.0);
+            out.put_u64_le(damaged.epoch.0);
+            out.put_u32_le(damaged.extent.0);
+            out.known_version(damaged.version);
+            out.list(&damaged.tried, |out, replica| out.put_u64_le(replica.0));
+            kind::DAMAGED
         }
         Message::List(list) => put_list(list, out),
         Message::ListReply(reply) => {
@@ -340,7 +349,7 @@ fn put_read_reply(reply: &ReadReply, out: &mut BytesMut) -> (u8, Bytes) {
         ReadResult::Mismatch { extent, version } => {
             out.put_u8(2);
             out.put_u32_le(extent.0);
-            out.put_u64_le(version.0);
+            out.known_version(*version);
         }
     }
     (kind::READ_REPLY, data)
@@ -493,8 +502,15 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
             replica: f.replica()?,
             epoch: f.epoch()?,
             extent: ExtentIndex(f.u32()?),
-            version: f.seq()?,
+            version: f.known_version()?,
             source: f.source()?,
+        }),
+        kind::DAMAGED => Message::Damaged(Damaged {
+            replica: f.replica()?,
+            epoch: f.epoch()?,
+            extent: ExtentIndex(f.u32()?),
+            version: f.known_version()?,
+            tried: f.list(8, Fields::replica)?,
         }),
         kind::LIST => Message::List(get_list(f)?),
         kind::LIST_REPLY => Message::ListReply(ListReply {
@@ -596,7 +612,7 @@ fn get_read_reply(f: &mut Fields, data: Bytes) -> Result<ReadReply, FrameError> 
         0 => ReadResult::Data { checksums: f.list(4, Fields::u32)?, data },
         _ if !data.is_empty() => return Err(FrameError::Value("amount of data")),
         1 => ReadResult::Refused(f.refusal()?),
-        2 => ReadResult::Mismatch { extent: ExtentIndex(f.u32()?), version: f.seq()? },
+        2 => ReadResult::Mismatch { extent: ExtentIndex(f.u32()?), version: f.known_version()? },
         _ => return Err(FrameError::Value("outcome")),
     };
     Ok(ReadReply { id, replica, result })

@@ -32,6 +32,7 @@ pub enum Message {
     Resync(Resync),
     ResyncReport(ResyncReport),
     Repair(Repair),
+    Damaged(Damaged),
     List(List),
     ListReply(ListReply),
     Fetch(Fetch),
@@ -164,8 +165,10 @@ pub enum Refusal {
     Behind,
     /// Its disk has no room.
     NoSpace,
-    /// Its disk failed.
+    /// Its disk failed, or has damaged what was asked for.
     Disk,
+    /// What it was to pull is damaged on the peer's disk.
+    PeerDamaged,
 }
 
 /// Makes an epoch part of the history of a replica that is in the authority's state (attach, step 5).
@@ -314,12 +317,12 @@ pub enum ReadResult {
     },
     /// Not served.
     Refused(Refusal),
-    /// A block does not match its checksum (rule R3).
+    /// The disk has damaged a block, or the map entry that says where it is (rule R3).
     Mismatch {
         /// The extent that holds it.
         extent: ExtentIndex,
-        /// The extent's version on this replica.
-        version: Version,
+        /// The extent's version on this replica; `None` where the map entry is damaged and nobody knows it.
+        version: Option<Version>,
     },
 }
 
@@ -421,6 +424,21 @@ pub enum ResyncState {
     Failed(Refusal),
 }
 
+/// Tells the gateway of a damaged extent, so that it orders a [`Repair`]. Told again until the extent is whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damaged {
+    /// The replica with the damage.
+    pub replica: ReplicaId,
+    /// The gateway's epoch.
+    pub epoch: Epoch,
+    /// The extent.
+    pub extent: ExtentIndex,
+    /// The version that is damaged; `None` where the map entry is, and nobody knows it.
+    pub version: Option<Version>,
+    /// Replicas that were asked and did not have a good copy either.
+    pub tried: Vec<ReplicaId>,
+}
+
 /// Orders a replica to fetch one damaged extent anew (rule R3). Applies only while the version is the given one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Repair {
@@ -430,8 +448,8 @@ pub struct Repair {
     pub epoch: Epoch,
     /// The extent.
     pub extent: ExtentIndex,
-    /// The version that is damaged.
-    pub version: Version,
+    /// The version that is damaged; `None` where the map entry is, and nobody knows it.
+    pub version: Option<Version>,
     /// Where a good copy is.
     pub source: Source,
 }

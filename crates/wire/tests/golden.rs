@@ -1,7 +1,7 @@
 //! Frames as they are on the wire. A change here is a change of format: it needs a new version, not a new expectation.
 
 use bytes::{Bytes, BytesMut};
-use quoin_types::{BLOCK_BYTES, Epoch, ReplicaId, Seq};
+use quoin_types::{BLOCK_BYTES, Epoch, ExtentIndex, ReplicaId, Seq};
 use quoin_wire::*;
 
 /// Header and meta in hexadecimal, a line per 16 bytes; and how much data follows.
@@ -75,6 +75,18 @@ fn a_start_of_an_epoch() {
     let (replica, epoch, history) = (ReplicaId(2), Epoch(4), history.to_vec());
     let start = StartEpoch { replica, epoch, history, expect: expected, allow_mixed: false };
     expect(&Message::StartEpoch(start), include_str!("golden/start-epoch.hex"), 0);
+}
+
+#[test]
+fn damage() {
+    let damaged = Damaged {
+        replica: ReplicaId(2),
+        epoch: Epoch(3),
+        extent: ExtentIndex(0x0506),
+        version: None,
+        tried: vec![ReplicaId(7)],
+    };
+    expect(&Message::Damaged(damaged), include_str!("golden/damaged.hex"), 0);
 }
 
 #[test]

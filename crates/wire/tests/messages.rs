@@ -19,6 +19,10 @@ fn seq() -> impl Strategy<Value = Seq> {
     any::<u64>().prop_map(Seq)
 }
 
+fn known_version() -> impl Strategy<Value = Option<Version>> {
+    proptest::option::of((0..u64::MAX).prop_map(Seq))
+}
+
 fn point() -> impl Strategy<Value = Point> {
     (epoch(), seq()).prop_map(|(epoch, seq)| Point { epoch, seq })
 }
@@ -59,6 +63,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::Behind,
             Refusal::NoSpace,
             Refusal::Disk,
+            Refusal::PeerDamaged,
         ]),
     ]
 }
@@ -142,7 +147,7 @@ fn io_messages() -> impl Strategy<Value = Message> {
     let result = prop_oneof![
         blocks(3).prop_map(|(checksums, data)| ReadResult::Data { checksums, data }),
         refusal().prop_map(ReadResult::Refused),
-        (any::<u32>(), seq())
+        (any::<u32>(), known_version())
             .prop_map(|(extent, version)| ReadResult::Mismatch { extent: ExtentIndex(extent), version }),
     ];
     prop_oneof![
@@ -203,7 +208,12 @@ fn resync_messages() -> impl Strategy<Value = Message> {
                 state,
             })
         }),
-        (replica(), epoch(), any::<u32>(), seq(), source()).prop_map(
+        (replica(), epoch(), any::<u32>(), known_version(), vec(replica(), 0..4)).prop_map(
+            |(replica, epoch, extent, version, tried)| {
+                Message::Damaged(Damaged { replica, epoch, extent: ExtentIndex(extent), version, tried })
+            }
+        ),
+        (replica(), epoch(), any::<u32>(), known_version(), source()).prop_map(
             |(replica, epoch, extent, version, source)| {
                 Message::Repair(Repair { replica, epoch, extent: ExtentIndex(extent), version, source })
             }

@@ -155,7 +155,13 @@ impl Api {
         live.node_accepted(&asked.name);
         live.node_heard(
             id,
-            NodeReport { at: now, used_bytes: 0, capacity_bytes: asked.capacity_bytes, leaving: false },
+            NodeReport {
+                at: now,
+                used_bytes: 0,
+                capacity_bytes: asked.capacity_bytes,
+                damaged_extents: 0,
+                leaving: false,
+            },
         );
         Ok(v1::RegisterNodeReply { cluster_id: this.0.to_vec(), node: id.0 })
     }
@@ -169,8 +175,9 @@ impl Api {
         let known = is_registered(&self.shared.state(), node, disk, asked.start_count);
         if known {
             let at = clock::now();
-            let v1::NodeHeartbeatRequest { used_bytes, capacity_bytes, leaving, .. } = asked;
-            self.shared.live(at).node_heard(node, NodeReport { at, used_bytes, capacity_bytes, leaving });
+            let v1::NodeHeartbeatRequest { used_bytes, capacity_bytes, damaged_extents, leaving, .. } = asked;
+            let report = NodeReport { at, used_bytes, capacity_bytes, damaged_extents, leaving };
+            self.shared.live(at).node_heard(node, report);
         }
         Ok(v1::HeartbeatReply { known })
     }

@@ -227,6 +227,9 @@ impl Core {
                     segment.on_refused(&refused, now, links);
                 });
             }
+            Message::Damaged(damaged) => {
+                self.with_segment(damaged.replica, now, |segment, links| segment.on_damaged(&damaged, links));
+            }
             Message::ResyncReport(report) => {
                 self.busy = true;
                 self.with_segment(report.replica, now, |segment, links| {

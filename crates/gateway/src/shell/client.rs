@@ -68,6 +68,10 @@ impl ClientLink {
                     Failure::NoSpace => (Errno::NoSpace, "no majority of the storage nodes has space left"),
                     Failure::Fenced => (Errno::Shutdown, "the volume is attached to another gateway now"),
                     Failure::Damaged => (Errno::Io, "no replica has an undamaged copy"),
+                    Failure::DamagedInReach => (
+                        Errno::Io,
+                        "every replica in reach is damaged here; one that is missing may have a good copy",
+                    ),
                 };
                 queue.append(|out| waiting.encoder.error(waiting.cookie, errno, message, out));
             }

@@ -1,7 +1,7 @@
 //! A world in one thread: the gateway's core and real storage nodes over disks in memory, connected by queues. A seed
 //! decides what happens next, so that a failure can be repeated.
 
-use quoin_disk::{Dir, MemDir};
+use quoin_disk::{Dir, MemDir, OpenMode};
 use quoin_gateway::core::{
     Attachment, ClientOperation, Core, Output, ReplicaStatus, Reply, Ticket, VolumeSpec,
 };
@@ -9,8 +9,8 @@ use quoin_replication::Timing;
 use quoin_replication::replica::ReplicaMeta;
 use quoin_replication::writer::{Failure, VoterConfig, VoterHealth};
 use quoin_storage_node::node as storage;
-use quoin_storage_node::node::{Assignment, Node, NodeIdentity, PullId, Wanted};
-use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, SyncJob, View};
+use quoin_storage_node::node::{Assignment, Limits, Node, NodeIdentity, PullId, Wanted};
+use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, ScrubJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
     SegmentId, SessionId, VolumeId,
@@ -23,6 +23,12 @@ use std::time::Duration;
 pub(crate) const VOLUME: VolumeId = VolumeId(1);
 /// Little, so that replicas which come back are often too late to be sent what they missed.
 const RETAINED_BYTES: usize = 128 << 10;
+/// Everything is scrubbed a few times in a run.
+const LIMITS: Limits = Limits {
+    resync_bytes_per_second: None,
+    scrub_bytes_per_second: Some(8 << 20),
+    scrub_interval: Duration::ZERO,
+};
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// A small deterministic generator (splitmix64).
@@ -52,6 +58,7 @@ enum Job {
     Apply(ApplyJob),
     Checkpoint(CheckpointJob),
     Read(storage::ReadJob),
+    Scrub(ScrubJob),
 }
 
 /// A pull's connection: from the node that pulls to its peer.
@@ -192,7 +199,7 @@ impl World {
             disk: engine.identity().disk,
             boot,
         };
-        slot.node = Some(Node::new(identity, engine, &opened, None, timing(), self.now).unwrap());
+        slot.node = Some(Node::new(identity, engine, &opened, LIMITS, timing(), self.now).unwrap());
         self.carry_out(index);
     }
 
@@ -353,6 +360,11 @@ impl World {
                 node.on_read_done(job).unwrap();
                 node.end_batch(now).unwrap();
             }
+            Job::Scrub(mut job) => {
+                job.run();
+                node.on_scrubbed(job).unwrap();
+                node.end_batch(now).unwrap();
+            }
         }
         self.carry_out(index);
         true
@@ -406,6 +418,7 @@ impl World {
                 storage::Output::Apply(job) => self.slots[index].jobs.push_back(Job::Apply(job)),
                 storage::Output::Checkpoint(job) => self.slots[index].jobs.push_back(Job::Checkpoint(job)),
                 storage::Output::Read(job) => self.slots[index].jobs.push_back(Job::Read(job)),
+                storage::Output::Scrub(job) => self.slots[index].jobs.push_back(Job::Scrub(job)),
                 storage::Output::ConnectPeer(id, source) => self.connect_peer(index, id, source.node),
                 storage::Output::SendPeer(id, message) => {
                     if let Some(pull) = self.slots[index].pulls.get_mut(&id) {
@@ -474,12 +487,16 @@ impl World {
             if round % 64 > 0 {
                 continue;
             }
-            let in_sync = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync;
-            if self.core.reports()[0].replicas.iter().all(in_sync) && !self.anyone_shaken() {
+            if self.is_in_sync() && !self.anyone_shaken() {
                 return;
             }
         }
         panic!("the replicas do not come together: {:#?}", self.core.reports());
+    }
+
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let in_sync = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync;
+        self.core.reports()[0].replicas.iter().all(in_sync)
     }
 
     /// Whether a replica does not know yet that it has everything again (rule A2).
@@ -523,6 +540,70 @@ impl World {
                 bytes
             })
             .collect()
+    }
+
+    /// Bit rot: flips a bit of a block, or of a map entry, on one node's disk. A good copy is always somewhere: each extent
+    /// rots on one node only; and map entries rot on the first node only, for a node with damaged ones may lag, and then
+    /// the others must be able to give it all that it lacks. Says whether there was anything to rot.
+    pub(crate) fn rot(&mut self, in_map: bool) -> bool {
+        let segment = self.random.below(self.spec.segments.len() as u64) as usize;
+        let extent = self.random.below(self.spec.segment_bytes >> 16);
+        let victim = (segment + extent as usize) % self.slots.len();
+        let in_map = in_map && victim == 0;
+        self.rot_at(victim, segment, extent, in_map)
+    }
+
+    pub(crate) fn rot_at(&mut self, victim: usize, segment: usize, extent: u64, in_map: bool) -> bool {
+        let replica = self.spec.segments[segment].1[victim].replica;
+        let dir = &self.slots[victim].dir;
+        let Ok(map) = dir.open(&format!("map.{replica}"), OpenMode::Existing) else { return false };
+        let mut entry = [0; 96];
+        let place = 4096 + extent * 96;
+        if map.read_at(&mut entry, place).is_err() || entry == [0; 96] {
+            return false;
+        }
+        let (file, at) = if in_map {
+            (map, place + self.random.below(96))
+        } else {
+            let data = dir.open("data", OpenMode::Existing).unwrap();
+            let slot = u64::from_le_bytes(entry[..8].try_into().unwrap());
+            let zeros = u16::from_le_bytes([entry[80], entry[81]]);
+            let block = self.random.below(16);
+            let is_there = slot < data.len().unwrap() >> 16;
+            if !is_there || zeros >> block & 1 == 1 {
+                return false;
+            }
+            (data, (slot << 16) + (block << 12) + self.random.below(4096))
+        };
+        let mut byte = [0];
+        file.read_at(&mut byte, at).unwrap();
+        file.write_at(&[byte[0] ^ (1 << self.random.below(8))], at).unwrap();
+        file.sync().unwrap();
+        true
+    }
+
+    /// Lets the world run until every disk was looked at as a whole and no damage is left.
+    pub(crate) fn mend(&mut self) {
+        let laps = |world: &Self| -> Vec<u64> {
+            world.slots.iter().map(|slot| slot.node.as_ref().unwrap().scrub_laps().0).collect()
+        };
+        let before = laps(self);
+        for _ in 0..400_000 {
+            self.step();
+            let is_whole = self.slots.iter().all(|slot| slot.node.as_ref().unwrap().damaged_extents() == 0);
+            if is_whole && laps(self).iter().zip(&before).all(|(now, then)| *now >= then + 2) {
+                return;
+            }
+        }
+        let left: Vec<_> =
+            self.slots.iter().map(|slot| slot.node.as_ref().unwrap().damaged_extents()).collect();
+        panic!("damage is left: {left:?}, laps {before:?} then {:?}: {:#?}", laps(self), self.core.reports());
+    }
+
+    /// Extents found damaged, and repaired, by a node since its start.
+    pub(crate) fn damage(&self, index: usize) -> (u64, u64) {
+        let counters = self.slots[index].node.as_ref().unwrap().counters();
+        (counters.damage_found, counters.repaired)
     }
 
     pub(crate) fn nodes(&self) -> usize {

@@ -45,6 +45,14 @@ async fn get(client: &Client, name: &str) -> Result<Node, Failure> {
     }
 }
 
+fn damage(extents: u64) -> String {
+    match extents {
+        0 => "none".to_owned(),
+        1 => "1 extent, not repaired yet".to_owned(),
+        more => format!("{more} extents, not repaired yet"),
+    }
+}
+
 fn render(client: &Client, node: &Node, volumes: &[Volume]) -> String {
     let mut text = table::fields(&[
         ("name", node.name.clone()),
@@ -56,6 +64,7 @@ fn render(client: &Client, node: &Node, volumes: &[Volume]) -> String {
         ("admin address", node.admin_address.clone()),
         ("disk", hex::encode(&node.disk)),
         ("used", format!("{} of {}", Size(node.used_bytes), Size(node.capacity_bytes))),
+        ("damage", damage(node.damaged_extents)),
         ("starts", node.start_count.to_string()),
         ("version", node.version.clone()),
     ]);

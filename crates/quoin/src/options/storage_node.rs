@@ -8,6 +8,7 @@ use crate::units::duration::Period;
 use crate::units::size::Size;
 use quoin_service::logging::LogFormat;
 use quoin_storage_node::Config;
+use quoin_storage_node::node::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -34,6 +35,10 @@ options! { StorageNodeOptions, StorageNodeSettings {
     journal_files: u32 = "QUOIN_JOURNAL_FILES", "N", default "8";
     /// The most that resync reads or writes in a second; without it there is no bound
     resync_rate: Size = "QUOIN_RESYNC_RATE", "SIZE";
+    /// The most that scrub looks at in a second, less while clients work; 0 turns it off
+    scrub_rate: Size = "QUOIN_SCRUB_RATE", "SIZE", default "32MiB";
+    /// The least time from the beginning of one scrub of the whole disk to that of the next
+    scrub_interval: Period = "QUOIN_SCRUB_INTERVAL", "DURATION", default "24h";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_store=debug; else RUST_LOG, else info
@@ -41,6 +46,9 @@ options! { StorageNodeOptions, StorageNodeSettings {
     /// How log lines look: text or json
     log_format: LogFormat = "QUOIN_LOG_FORMAT", "FORMAT", default "text";
 } }
+
+/// One extent in a second: less would never come round.
+const SCRUB_RATE_MIN: u64 = 64 << 10;
 
 /// The smallest journal file: room for a few of the largest writes.
 const JOURNAL_FILE_BYTES_MIN: u64 = 4 << 20;
@@ -69,13 +77,25 @@ impl StorageNodeSettings {
             journal_files: self
                 .journal_files
                 .get_if(|files| (2..=1024).contains(files), "a journal has 2 to 1024 files")?,
-            resync_bytes_per_second: match self.resync_rate.optional()? {
-                Some(_) => Some(self.resync_rate.get_if(|rate| rate.0 > 0, "leave it out for no bound")?.0),
-                None => None,
-            },
+            limits: self.limits()?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };
         Ok((config, Logging::of(&self.log, &self.log_format)?))
+    }
+
+    /// What work in the background may take.
+    fn limits(&self) -> Result<Limits, Failure> {
+        let resync_bytes_per_second = match self.resync_rate.optional()? {
+            Some(_) => Some(self.resync_rate.get_if(|rate| rate.0 > 0, "leave it out for no bound")?.0),
+            None => None,
+        };
+        let is_rate = |rate: &Size| rate.0 == 0 || rate.0 >= SCRUB_RATE_MIN;
+        let scrub_rate = self.scrub_rate.get_if(is_rate, "at least 64KiB, or 0 for no scrub")?.0;
+        Ok(Limits {
+            resync_bytes_per_second,
+            scrub_bytes_per_second: (scrub_rate > 0).then_some(scrub_rate),
+            scrub_interval: self.scrub_interval.get()?.0,
+        })
     }
 
     /// The address that others are told. One that means "every interface" would send them nowhere.

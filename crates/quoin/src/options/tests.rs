@@ -84,6 +84,19 @@ fn a_node_that_listens_everywhere_must_say_where_it_is() {
     assert_eq!(config.advertise.as_deref(), Some("n.example:7410"));
     assert_eq!(config.managers, ["a:1", "b:2"]);
     assert_eq!(config.capacity_bytes, Some(4 << 30));
-    assert_eq!(config.resync_bytes_per_second, None);
+    assert_eq!(config.limits.resync_bytes_per_second, None);
     assert_eq!(config.journal_file_bytes, 64 << 20);
+}
+
+#[test]
+fn scrub_is_on_unless_it_is_turned_off() {
+    let file = "name = 'n'\ndata_dir = '/d'\nmanagers = 'a:1'";
+    let limits = |arguments: &[&str]| {
+        load::<StorageNodeOptions>(file, arguments).unwrap().resolve().map(|(config, _)| config.limits)
+    };
+    assert_eq!(limits(&[]).unwrap().scrub_bytes_per_second, Some(32 << 20));
+    assert_eq!(limits(&[]).unwrap().scrub_interval, std::time::Duration::from_secs(86_400));
+    assert_eq!(limits(&["--scrub-rate", "0"]).unwrap().scrub_bytes_per_second, None);
+    assert_eq!(limits(&["--scrub-rate", "1MB"]).unwrap().scrub_bytes_per_second, Some(1_000_000));
+    assert!(limits(&["--scrub-rate", "4KiB"]).unwrap_err().message.contains("`scrub_rate`"));
 }

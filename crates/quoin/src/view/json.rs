@@ -124,6 +124,7 @@ pub(crate) struct Node {
     replicas: u32,
     last_heartbeat_age_ms: u64,
     version: String,
+    damaged_extents: u64,
 }
 
 impl From<&v1::Node> for Node {
@@ -143,6 +144,7 @@ impl From<&v1::Node> for Node {
             replicas: node.replicas,
             last_heartbeat_age_ms: node.last_heartbeat_age_ms,
             version: node.version.clone(),
+            damaged_extents: node.damaged_extents,
         }
     }
 }

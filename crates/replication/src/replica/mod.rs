@@ -9,10 +9,12 @@
 
 mod lease;
 mod meta;
+mod repair;
 mod resync;
 
 pub use lease::Leases;
 pub use meta::{MetaError, ReplicaMeta};
+pub use repair::{Repairer, Verdict};
 pub use resync::{PullError, PulledExtent, Puller};
 
 use crate::history::{end_point, truncated};

@@ -277,7 +277,8 @@ impl Puller {
     }
 }
 
-fn data_matches(fetched: &FetchedExtent) -> bool {
+/// Whether a peer's extent has the blocks that it should, each matching its checksum.
+pub(super) fn data_matches(fetched: &FetchedExtent) -> bool {
     let blocks = (0..BLOCKS_PER_EXTENT).filter(|block| fetched.zero_mask & (1 << block) == 0);
     let bytes = u64::from(fetched.zero_mask.count_zeros()) * BLOCK_BYTES;
     let mut data = fetched.data.chunks_exact(BLOCK_BYTES as usize).zip(blocks);

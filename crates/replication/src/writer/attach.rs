@@ -35,6 +35,7 @@ impl Segment {
         self.voters[index].stage = Stage::Opened(report);
         match self.phase {
             Phase::Opening { .. } => self.decide(now, links),
+            Phase::Recovering { .. } if self.voters[index].unfit => {}
             // Step 3: late answers count until step 5. One that has more than the authority is the better one.
             Phase::Recovering { authority } if self.rank(index) > self.rank(authority) => {
                 self.authority_lost(authority, now, links);
@@ -150,8 +151,9 @@ impl Segment {
     /// Step 3: once a majority has answered, find the authority.
     fn decide(&mut self, now: Moment, links: &mut dyn Links) {
         let Phase::Opening { since, majority_since } = self.phase else { return };
+        let has_answered = |voter: &super::Voter| voter.report().is_some() && !voter.unfit;
         let answered: Vec<usize> =
-            (0..self.voters.len()).filter(|i| self.voters[*i].report().is_some()).collect();
+            (0..self.voters.len()).filter(|i| has_answered(&self.voters[*i])).collect();
         if answered.len() < self.majority() {
             return;
         }

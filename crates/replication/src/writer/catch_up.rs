@@ -38,6 +38,9 @@ impl Segment {
                 self.rest(index, now);
                 // Perhaps the authority no longer answers: ask all anew, and decide among those that do.
                 if let Some(authority) = self.authority().filter(|_| !own_fault) {
+                    if state == ResyncState::Failed(Refusal::PeerDamaged) {
+                        self.voters[authority].unfit = true;
+                    }
                     self.authority_lost(authority, now, links);
                 }
             }
@@ -55,7 +58,7 @@ impl Segment {
                     format!("it has write {} where {} is the last that was given", end.seq, self.log.last());
                 return self.voters[index].fail(reason);
             }
-            if end.seq.next() >= self.log.floor() {
+            if end.seq.next() >= self.log.floor() && !self.voters[index].must_pull {
                 return self.resend(index, end.seq, shaken, now, links);
             }
         } else if end == base.expect && self.log.floor() == base.expect.seq.next() {
@@ -79,6 +82,19 @@ impl Segment {
         voter.go_live(position);
         self.settle(index, links);
         self.went_live(index, now, links);
+    }
+
+    /// A voter could not take a write because the map entry of its extent is damaged: nobody knows what the rest of the
+    /// extent was. The voter lags, and a resync replaces the entry. A round comes first, for the joined stream would
+    /// bring the very same write; and it is begun at once, since re-sending would meet the damage again.
+    pub(super) fn damaged_under_a_write(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        let voter = &mut self.voters[index];
+        voter.lost_session();
+        voter.must_pull = true;
+        voter.round_due = true;
+        self.authority_lost(index, now, links);
+        self.retry_reads_of(index, now, links);
+        self.open(index, now, links);
     }
 
     /// The gap is too old, or the states diverged: pull from a live peer.
@@ -120,6 +136,8 @@ impl Segment {
         voter.asked_at = now;
         voter.in_base_state = false;
         voter.settle_at = None;
+        // From here on it is mixed (rule A3), and nothing but a resync ends that.
+        voter.must_pull = false;
         // What it had is replaced; its positions mean nothing until it is complete (rule S2).
         voter.durable = Seq::ZERO;
         voter.progress = Progress::default();

@@ -25,7 +25,7 @@ use log::Log;
 use quoin_types::quorum::majority;
 use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq};
 use quoin_wire::{LeaseHolder, Message, Open, Position, Refusal, Refused};
-use read::PendingRead;
+use read::{Mending, PendingRead};
 use std::collections::{BTreeSet, VecDeque};
 use voter::{Base, Stage, Voter};
 
@@ -74,6 +74,8 @@ pub enum Failure {
     Fenced,
     /// No replica has a good copy.
     Damaged,
+    /// No replica that can be reached has a good copy; one that cannot be reached may have.
+    DamagedInReach,
 }
 
 /// The way to the storage nodes, shared by all segments.
@@ -155,6 +157,8 @@ pub struct Segment {
     /// Requests that could not be started yet, in order.
     waiting: VecDeque<(Token, Request)>,
     reads: HashMap<u64, PendingRead>,
+    /// Reads that found every copy damaged, and are tried again.
+    mending: Vec<Mending>,
     next_read: u64,
     /// The voter that the last reads went to.
     usual_reader: Option<usize>,
@@ -173,7 +177,7 @@ pub struct Segment {
 pub struct Statistics {
     /// Reads sent to a second replica because the first was late.
     pub hedged_reads: u64,
-    /// Reads that met a block that did not match its checksum.
+    /// Reads that met damage: a block that did not match its checksum, or the map entry of its extent.
     pub damaged_reads: u64,
     /// Replicas brought back from memory.
     pub resends: u64,
@@ -198,6 +202,7 @@ impl Segment {
             acknowledge_durable: BTreeSet::new(),
             waiting: VecDeque::new(),
             reads: HashMap::default(),
+            mending: Vec::new(),
             // An answer to a read of an earlier epoch, late on the same session, must not meet a read of this one.
             next_read,
             usual_reader: None,
@@ -257,6 +262,7 @@ impl Segment {
     /// Whether something is under way that needs ticks soon.
     pub fn is_busy(&self) -> bool {
         !self.reads.is_empty()
+            || !self.mending.is_empty()
             || !self.waiting.is_empty()
             || self.committed < self.log.last()
             || !matches!(self.phase, Phase::Running)
@@ -347,6 +353,10 @@ impl Segment {
         if !matches!(voter.stage, Stage::Live | Stage::Joining) {
             return;
         }
+        // It was sent before the order to join was heard, and tells of a tail that the resync takes away.
+        if voter.stage == Stage::Joining && position.accepted > last {
+            return;
+        }
         if position.accepted > last {
             let reported = position.accepted;
             voter.fail(format!("it reports write {reported} where {last} is the last that was given"));
@@ -373,6 +383,7 @@ impl Segment {
             // An answer to something sent before the voter was asked anew.
             _ if matches!(self.voters[index].stage, Stage::Offline | Stage::Opening | Stage::Failed(_)) => {}
             Refusal::StaleSession => {}
+            Refusal::Disk => self.damaged_under_a_write(index, now, links),
             _ => {
                 self.voters[index].lost_session();
                 self.rest(index, now);
@@ -401,6 +412,7 @@ impl Segment {
         let tokens =
             tokens.chain(std::mem::take(&mut self.acknowledge_durable).into_iter().map(|(_, token)| token));
         let tokens = tokens.chain(self.reads.drain().map(|(_, read)| read.token));
+        let tokens = tokens.chain(self.mending.drain(..).map(|read| read.token));
         let tokens = tokens.chain(self.reads_to_commit.drain(..).map(|(_, token, _)| token));
         self.completions.extend(tokens.map(|token| Completion::Failed(token, Failure::Fenced)));
     }

@@ -1,12 +1,15 @@
 //! Reads: from one live voter, with a second one when it is late (rules R0–R3).
 
+use super::voter::Stage;
 use super::{Completion, Failure, Links, Request, Segment, Token};
-use quoin_types::{ExtentIndex, Moment, Version};
-use quoin_wire::{Message, Read, ReadReply, ReadResult, Refusal, Repair};
+use quoin_types::Moment;
+use quoin_wire::{Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair};
 use std::time::Duration;
 
 /// A voter that is slower by less than this is not worth a change.
 const SLOWER_MIN: Duration = Duration::from_millis(1);
+/// How long a read that finds all its copies damaged waits for a repair, in units of [`super::Timing::unanswered_max`].
+const MENDING_MAX: u32 = 5;
 
 /// A read on its way.
 #[derive(Debug)]
@@ -14,7 +17,19 @@ pub(super) struct PendingRead {
     pub(super) token: Token,
     offset: u64,
     length: u32,
+    /// When it first found all its copies damaged.
+    damaged_since: Option<Moment>,
     attempts: Vec<Attempt>,
+}
+
+/// A read that found every copy damaged, and that a repair or another voter may yet serve.
+#[derive(Debug)]
+pub(super) struct Mending {
+    pub(super) token: Token,
+    offset: u64,
+    length: u32,
+    since: Moment,
+    again_at: Moment,
 }
 
 #[derive(Debug)]
@@ -42,8 +57,8 @@ impl Segment {
     pub(super) fn start_read(
         &mut self,
         token: Token,
-        offset: u64,
-        length: u32,
+        (offset, length): (u64, u32),
+        damaged_since: Option<Moment>,
         now: Moment,
         links: &mut dyn Links,
     ) -> bool {
@@ -51,7 +66,7 @@ impl Segment {
             return false;
         }
         let id = self.next_read;
-        let read = PendingRead { token, offset, length, attempts: Vec::with_capacity(1) };
+        let read = PendingRead { token, offset, length, damaged_since, attempts: Vec::with_capacity(1) };
         self.reads.insert(id, read);
         if self.ask(id, now, links) {
             self.next_read += 1;
@@ -86,10 +101,8 @@ impl Segment {
             ReadResult::Refused(_) => Outcome::Refused,
             ReadResult::Mismatch { .. } => Outcome::Damaged,
         };
-        if let ReadResult::Mismatch { extent, version } = reply.result {
-            self.statistics.damaged_reads += 1;
-            self.repair(index, extent, version, links);
-        }
+        // The node itself asks for the repair, as for what its scrub finds: see `on_damaged`.
+        self.statistics.damaged_reads += u64::from(matches!(reply.result, ReadResult::Mismatch { .. }));
         self.next_attempt(reply.id, now, links);
     }
 
@@ -109,6 +122,7 @@ impl Segment {
     }
 
     pub(super) fn tick_reads(&mut self, now: Moment, links: &mut dyn Links) {
+        self.retry_mending(now, links);
         let timing = self.config.timing;
         let late = |voters: &[super::Voter], read: &PendingRead| {
             let [attempt] = read.attempts.as_slice() else { return false };
@@ -155,10 +169,40 @@ impl Segment {
             return;
         }
         let Some(read) = self.reads.remove(&id) else { return };
-        if read.attempts.iter().all(|attempt| attempt.outcome == Outcome::Damaged) {
-            self.completions.push(Completion::Failed(read.token, Failure::Damaged));
-        } else {
+        if read.attempts.iter().any(|attempt| attempt.outcome != Outcome::Damaged) {
             self.waiting.push_back((read.token, Request::Read { offset: read.offset, length: read.length }));
+            return;
+        }
+        let PendingRead { token, offset, length, .. } = read;
+        let since = read.damaged_since.unwrap_or(now);
+        if self.may_be_mended(since, now) {
+            let again_at = now + self.config.timing.retry;
+            self.mending.push(Mending { token, offset, length, since, again_at });
+        } else {
+            let everywhere = read.attempts.len() == self.voters.len();
+            let failure = if everywhere { Failure::Damaged } else { Failure::DamagedInReach };
+            self.completions.push(Completion::Failed(token, failure));
+        }
+    }
+
+    /// Whether a read that found all its copies damaged may find a good one later: different extents of it may be damaged
+    /// on different voters, which then repair each other; and a voter that is on its way back may be good.
+    fn may_be_mended(&self, since: Moment, now: Moment) -> bool {
+        let on_its_way =
+            |voter: &super::Voter| !matches!(voter.stage, Stage::Live | Stage::Offline | Stage::Failed(_));
+        let patience = self.config.timing.unanswered_max * MENDING_MAX;
+        self.voters.len() > 1 && (now.since(since) < patience || self.voters.iter().any(on_its_way))
+    }
+
+    fn retry_mending(&mut self, now: Moment, links: &mut dyn Links) {
+        if !self.may_serve(now) {
+            return;
+        }
+        let due: Vec<Mending> = self.mending.extract_if(.., |read| read.again_at <= now).collect();
+        for Mending { token, offset, length, since, .. } in due {
+            if !self.start_read(token, (offset, length), Some(since), now, links) {
+                self.waiting.push_back((token, Request::Read { offset, length }));
+            }
         }
     }
 
@@ -203,18 +247,23 @@ impl Segment {
         true
     }
 
-    /// R3: the damaged extent is fetched anew from another live voter.
-    fn repair(&mut self, index: usize, extent: ExtentIndex, version: Version, links: &mut dyn Links) {
-        let source = self.voters.iter().enumerate().find(|(other, voter)| *other != index && voter.is_live());
-        let Some((_, source)) = source else { return };
-        let voter = &self.voters[index];
+    /// R3: a voter has found an extent damaged. It is told a live voter to fetch it from: the one that has the most of
+    /// those that it did not try. Without one there is no answer; the voter goes on asking.
+    pub fn on_damaged(&mut self, damaged: &Damaged, links: &mut dyn Links) {
+        let Some(index) = self.voter(damaged.replica).filter(|_| damaged.epoch == self.config.epoch) else {
+            return;
+        };
+        let others = self.voters.iter().enumerate().filter(|(other, voter)| {
+            *other != index && voter.is_live() && !damaged.tried.contains(&voter.config.replica)
+        });
+        let Some((_, source)) = others.max_by_key(|(_, voter)| voter.accepted) else { return };
         let order = Repair {
-            replica: voter.config.replica,
+            replica: damaged.replica,
             epoch: self.config.epoch,
-            extent,
-            version,
+            extent: damaged.extent,
+            version: damaged.version,
             source: source.source(),
         };
-        links.send(voter.config.node, Message::Repair(order));
+        links.send(self.voters[index].config.node, Message::Repair(order));
     }
 }

@@ -102,6 +102,11 @@ pub(crate) struct Voter {
     pub(crate) in_base_state: bool,
     /// Whether a round without the live stream must come before the next join.
     pub(crate) round_due: bool,
+    /// It met damage under a write: re-sending from memory would meet it again.
+    pub(crate) must_pull: bool,
+    /// As the authority of this attach it could not give what the others lack, for that is damaged on its disk. Until it
+    /// is live it counts as if it had not answered: a majority of the others has everything acknowledged (rule A2).
+    pub(crate) unfit: bool,
     pub(crate) asked_at: Moment,
     pub(crate) progress: Progress,
     /// Whether it is on this machine.
@@ -152,6 +157,8 @@ impl Voter {
             settle_at: None,
             in_base_state: false,
             round_due: false,
+            must_pull: false,
+            unfit: false,
             asked_at: Moment::ZERO,
             progress: Progress::default(),
             local: false,
@@ -183,6 +190,8 @@ impl Voter {
         self.accepted = position;
         self.durable = self.durable.max(position);
         self.round_due = false;
+        self.must_pull = false;
+        self.unfit = false;
     }
 
     /// The stream to it begins after `position`.

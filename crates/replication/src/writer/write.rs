@@ -53,7 +53,7 @@ impl Segment {
                 None
             }
             Request::Read { offset, length } => {
-                let started = self.start_read(token, offset, length, now, links);
+                let started = self.start_read(token, (offset, length), None, now, links);
                 (!started).then_some(Request::Read { offset, length })
             }
         }

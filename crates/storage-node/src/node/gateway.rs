@@ -120,8 +120,9 @@ impl Node {
             state.touch((offset + length).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES);
         }
         let Write { checksums, data, .. } = write;
-        let appended =
-            self.append(session, (id, epoch, seq), |engine| engine.write(id, seq, offset, &checksums, data))?;
+        let appended = self.append(session, (id, epoch, seq), (offset, length), |engine| {
+            engine.write(id, seq, offset, &checksums, data)
+        })?;
         if appended {
             self.counters.writes += 1;
             self.counters.write_bytes += length;
@@ -132,7 +133,8 @@ impl Node {
 
     fn on_zero(&mut self, session: SessionId, zero: Zero) -> Result<(), Fatal> {
         let Zero { replica: id, epoch, seq, offset, length } = zero;
-        if self.append(session, (id, epoch, seq), |engine| engine.zero(id, seq, offset, length))? {
+        let range = (offset, length);
+        if self.append(session, (id, epoch, seq), range, |engine| engine.zero(id, seq, offset, length))? {
             self.took(id, seq, offset, length)?;
         }
         Ok(())
@@ -144,12 +146,20 @@ impl Node {
         &mut self,
         session: SessionId,
         (id, epoch, seq): (ReplicaId, Epoch, Seq),
+        (offset, length): (u64, u64),
         append: impl FnOnce(&mut Engine) -> Result<Lsn, quoin_store::Error>,
     ) -> Result<bool, Fatal> {
         let reason = match self.may_take(session, id, epoch, seq) {
             Ok(Take::Append) => match append(&mut self.engine) {
                 Ok(_) => return Ok(true),
-                Err(error) => refusal_or_fatal(error)?,
+                Err(error) => {
+                    let refusal = refusal_or_fatal(error)?;
+                    if refusal == Refusal::Disk {
+                        // The rest of the extent is not known: the gateway orders a resync, which replaces it.
+                        self.find_damaged_entries(id, offset, length);
+                    }
+                    refusal
+                }
             },
             Ok(Take::Known) => {
                 self.moved.insert(id);

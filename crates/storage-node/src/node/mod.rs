@@ -6,12 +6,15 @@
 
 mod accepting;
 mod credit;
+mod damage;
 mod effects;
 mod gateway;
 mod peer;
 mod placement;
 mod pull;
 mod reads;
+mod repair;
+mod scrub;
 
 pub use placement::{Assignment, Wanted};
 pub use pull::PullId;
@@ -19,17 +22,19 @@ pub use reads::ReadJob;
 
 use accepting::Accepting;
 use credit::Session;
+use damage::Damages;
 use effects::Effects;
 use foldhash::{HashMap, HashSet};
 use pull::Pulls;
 use quoin_replication::Timing;
 use quoin_replication::replica::{Persist, Replica, ReplicaMeta};
 use quoin_store::{
-    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, PlaceDone, PlaceJob, SyncDone,
-    SyncJob,
+    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, PlaceDone, PlaceJob, ScrubJob,
+    SyncDone, SyncJob,
 };
-use quoin_types::{BootId, ClusterId, DiskId, Moment, NodeId, ReplicaId, SessionId};
+use quoin_types::{BootId, ClusterId, DiskId, EXTENT_BYTES, Moment, NodeId, ReplicaId, SessionId};
 use quoin_wire::{HelloReply, Message, Refusal, Source, Speaker};
+use scrub::Scrubber;
 use std::time::Duration;
 
 /// A disk that has changed gets a checkpoint after this time even if its journal has room: trimmed space comes back, and
@@ -54,6 +59,8 @@ pub enum Output {
     Checkpoint(CheckpointJob),
     /// Run on another thread, then [`Node::on_read_done`].
     Read(ReadJob),
+    /// Run on another thread, then [`Node::on_scrubbed`].
+    Scrub(ScrubJob),
     /// Connect to a peer to pull from, then [`Node::on_peer_connected`].
     ConnectPeer(PullId, Source),
     /// Send a message to a peer that is pulled from.
@@ -95,16 +102,29 @@ pub struct Counters {
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
-    /// Blocks found damaged by reads.
+    /// Blocks and map entries found damaged, each time that one was met.
     pub damaged: u64,
+    /// Extents found damaged.
+    pub damage_found: u64,
     /// Requests refused.
     pub refused: u64,
     /// Bytes pulled from peers.
     pub pulled_bytes: u64,
     /// Bytes that peers pulled.
     pub served_bytes: u64,
-    /// Extents repaired.
+    /// Damaged extents repaired.
     pub repaired: u64,
+}
+
+/// What work in the background may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The most that resync reads or writes in a second; `None` is no bound.
+    pub resync_bytes_per_second: Option<u64>,
+    /// The most that scrub looks at in a second; `None`: there is no scrub.
+    pub scrub_bytes_per_second: Option<u64>,
+    /// The least time from the beginning of one lap of the scrub to that of the next.
+    pub scrub_interval: Duration,
 }
 
 /// One storage node.
@@ -120,6 +140,8 @@ pub struct Node {
     accepting: Accepting,
     effects: Effects,
     pulls: Pulls,
+    damages: Damages,
+    scrubber: Scrubber,
     syncing: bool,
     checkpointing: bool,
     /// The last checkpoint made for its age, and the journal's records by then.
@@ -137,7 +159,7 @@ impl Node {
         identity: NodeIdentity,
         engine: Engine,
         opened: &Opened,
-        resync_bytes_per_second: Option<u64>,
+        limits: Limits,
         timing: Timing,
         now: Moment,
     ) -> Result<Self, Fatal> {
@@ -152,7 +174,9 @@ impl Node {
             moved: HashSet::default(),
             accepting: Accepting::default(),
             effects: Effects::default(),
-            pulls: Pulls::new(resync_bytes_per_second),
+            pulls: Pulls::new(limits.resync_bytes_per_second),
+            damages: Damages::default(),
+            scrubber: Scrubber::new(limits.scrub_bytes_per_second, limits.scrub_interval, now),
             syncing: false,
             checkpointing: false,
             checkpointed: (now, 0),
@@ -160,6 +184,9 @@ impl Node {
             outputs: Vec::new(),
         };
         node.restore_replicas(opened.power_was_lost, now)?;
+        for (replica, extent) in &opened.damaged {
+            node.find_damaged_entries(*replica, extent.byte_offset(), EXTENT_BYTES);
+        }
         Ok(node)
     }
 
@@ -208,6 +235,16 @@ impl Node {
         (self.replicas.len(), self.replicas.values().filter(|replica| replica.is_resyncing()).count())
     }
 
+    /// Extents that are damaged and not repaired yet.
+    pub fn damaged_extents(&self) -> usize {
+        self.damages.count()
+    }
+
+    /// Complete laps of the scrub since the start, and the time since the last one; since the start if there was none.
+    pub fn scrub_laps(&self) -> (u64, Duration) {
+        (self.scrubber.laps(), self.scrubber.lap_age())
+    }
+
     /// Takes what the shell has to do, in order.
     pub fn outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
@@ -215,7 +252,7 @@ impl Node {
 
     /// Whether ticks are needed soon.
     pub fn is_busy(&self) -> bool {
-        !self.pulls.is_empty()
+        !self.pulls.is_empty() || self.damages.is_due()
     }
 
     /// A new connection has said who it is.
@@ -329,6 +366,8 @@ impl Node {
     /// The disk failed.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fatal> {
         self.tick_pulls(now)?;
+        self.tick_damage(now)?;
+        self.tick_scrub(now);
         self.tick_credit();
         self.fold()?;
         self.end_batch(now)?;

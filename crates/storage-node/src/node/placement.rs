@@ -74,6 +74,7 @@ impl Node {
     fn remove(&mut self, id: ReplicaId) -> Result<(), Fatal> {
         self.drop_pull(id);
         self.replicas.remove(&id);
+        self.damages.forget(id);
         let lsn = self.engine.drop_replica(id)?;
         self.effects.at(lsn, Effect::Dropped(id));
         Ok(())

@@ -1,15 +1,13 @@
-//! Resync and repair: pulling extents from a peer (rules A3, R3, S1–S4).
+//! Pulling extents from a peer: resync (rules A3, S1–S4), and what it shares with repair.
 
 use super::effects::Effect;
 use super::{Fatal, Node, Output, refusal_or_fatal};
 use foldhash::HashMap;
-use quoin_replication::replica::{PullError, PulledExtent, Puller};
+use quoin_replication::replica::{PullError, PulledExtent, Puller, Repairer, Verdict};
 use quoin_store::View;
 use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
-use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId};
-use quoin_wire::{
-    Fetch, FetchReply, Message, Refusal, Repair, Resync, ResyncMode, ResyncReport, ResyncState,
-};
+use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId, Version};
+use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState};
 use std::time::Duration;
 
 /// Extents asked for at once.
@@ -26,20 +24,21 @@ const OWN_PAGE: usize = 8192;
 pub struct PullId(u64);
 
 #[derive(Debug)]
-struct Pull {
-    replica: ReplicaId,
-    session: SessionId,
-    connected: bool,
+pub(super) struct Pull {
+    pub(super) replica: ReplicaId,
+    pub(super) session: SessionId,
+    pub(super) connected: bool,
     /// Not before this moment: the peer was not there yet.
-    resume_at: Moment,
-    told_at: Moment,
-    work: Work,
+    pub(super) resume_at: Moment,
+    /// When progress was told; for a repair, when it began.
+    pub(super) told_at: Moment,
+    pub(super) work: Work,
 }
 
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     Resync(Box<Puller>),
-    Repair(Repair),
+    Repair(Box<Repairer>),
 }
 
 /// The pulls of a node, and what they may use.
@@ -70,7 +69,24 @@ impl Pulls {
         self.pulls.is_empty()
     }
 
-    fn insert(&mut self, pull: Pull) -> PullId {
+    /// Whether something is pulled for a replica.
+    pub(super) fn is_pulling(&self, replica: ReplicaId) -> bool {
+        self.by_replica.contains_key(&replica)
+    }
+
+    pub(super) fn get_mut(&mut self, id: PullId) -> Option<&mut Pull> {
+        self.pulls.get_mut(&id)
+    }
+
+    /// What a repair has come to.
+    pub(super) fn verdict(&self, id: PullId, position: Seq, own: Option<Version>) -> Verdict {
+        match self.pulls.get(&id) {
+            Some(Pull { work: Work::Repair(repairer), .. }) => repairer.verdict(position, own),
+            _ => Verdict::NotYet,
+        }
+    }
+
+    pub(super) fn insert(&mut self, pull: Pull) -> PullId {
         self.next += 1;
         let id = PullId(self.next);
         self.by_replica.insert(pull.replica, id);
@@ -122,7 +138,11 @@ impl Node {
         // A3: the mark is in the journal before anything that the resync changes.
         self.persist(id, &persist)?;
         let own = match self.own_changes(id, since) {
-            Ok(own) => own,
+            Ok(mut own) => {
+                // What is known to be damaged comes anew along with what has changed.
+                own.extend(self.damages.of(id));
+                own
+            }
             Err(error) => {
                 let refusal = refusal_or_fatal(error)?;
                 if let Some(replica) = self.replicas.get_mut(&id) {
@@ -148,25 +168,6 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn on_repair(&mut self, session: SessionId, order: Repair, now: Moment) {
-        let id = order.replica;
-        let promised = self.replicas.get(&id).map(|replica| replica.check_promise(session, order.epoch));
-        // One pull per replica: damage found meanwhile is found again by the next read.
-        if promised != Some(Ok(())) || self.pulls.by_replica.contains_key(&id) {
-            return;
-        }
-        let source = order.source.clone();
-        let pull = self.pulls.insert(Pull {
-            replica: id,
-            session,
-            connected: false,
-            resume_at: now,
-            told_at: now,
-            work: Work::Repair(order),
-        });
-        self.outputs.push(Output::ConnectPeer(pull, source));
-    }
-
     /// The connection to a peer is ready.
     ///
     /// # Errors
@@ -174,23 +175,6 @@ impl Node {
     pub fn on_peer_connected(&mut self, id: PullId, now: Moment) -> Result<(), Fatal> {
         let Some(pull) = self.pulls.pulls.get_mut(&id) else { return Ok(()) };
         pull.connected = true;
-        if let Work::Repair(order) = &pull.work {
-            let last_epoch = self
-                .replicas
-                .get(&order.replica)
-                .and_then(|replica| replica.meta().history.last())
-                .map(|start| start.epoch)
-                .unwrap_or_default();
-            let fetch = Fetch {
-                replica: order.source.replica,
-                epoch: order.epoch,
-                last_epoch,
-                allow_mixed: false,
-                after: Seq::ZERO,
-                extent: order.extent,
-            };
-            self.outputs.push(Output::SendPeer(id, Message::Fetch(fetch)));
-        }
         self.drive(id, now)
     }
 
@@ -212,10 +196,7 @@ impl Node {
             (Work::Resync(puller), Message::FetchReply(reply)) => {
                 puller.on_fetch(reply).map(|extent| extent.map(Some))
             }
-            (Work::Repair(order), Message::FetchReply(reply)) => {
-                let order = order.clone();
-                return self.finish_repair(id, &order, reply);
-            }
+            (Work::Repair(_), Message::FetchReply(reply)) => return self.on_repair_fetched(id, reply, now),
             _ => Err(PullError::Unexpected),
         };
         match outcome {
@@ -231,8 +212,11 @@ impl Node {
             Ok(None) => pull.resume_at = now + ASK_AGAIN,
             Err(error) => {
                 tracing::warn!(replica = %pull.replica, %error, "resync broke");
-                let refusal =
-                    if let PullError::Refused(refusal) = error { refusal } else { Refusal::WrongState };
+                let refusal = match error {
+                    PullError::Refused(Refusal::Disk) => Refusal::PeerDamaged,
+                    PullError::Refused(refusal) => refusal,
+                    _ => Refusal::WrongState,
+                };
                 self.fail_pull(id, refusal);
                 return Ok(());
             }
@@ -260,10 +244,15 @@ impl Node {
     /// A live write was appended: pulled extents must not undo it, and it may have been the last thing missing.
     pub(super) fn took_live(&mut self, id: ReplicaId, offset: u64, length: u64) -> Result<(), Fatal> {
         let Some(pull) = self.pulls.by_replica.get(&id).copied() else { return Ok(()) };
-        if let Some(Pull { work: Work::Resync(puller), .. }) = self.pulls.pulls.get_mut(&pull)
-            && puller.order().mode == ResyncMode::Join
-        {
-            puller.wrote_live(offset, length);
+        match self.pulls.pulls.get_mut(&pull).map(|pull| &mut pull.work) {
+            Some(Work::Resync(puller)) if puller.order().mode == ResyncMode::Join => {
+                puller.wrote_live(offset, length);
+            }
+            Some(Work::Repair(repairer)) => {
+                repairer.wrote_live(offset, length);
+                return self.settle_repair(pull);
+            }
+            _ => {}
         }
         self.finish_if_complete(pull)
     }
@@ -292,7 +281,7 @@ impl Node {
         self.pulls.refill(now);
         loop {
             let Some(pull) = self.pulls.pulls.get_mut(&id) else { return Ok(()) };
-            let Work::Resync(puller) = &mut pull.work else { return Ok(()) };
+            let Work::Resync(puller) = &mut pull.work else { return self.drive_repair(id, now) };
             if !pull.connected || now < pull.resume_at || self.pulls.allowance < EXTENT_BYTES {
                 break;
             }
@@ -323,13 +312,22 @@ impl Node {
         self.effects.durable_at(lsn, replica_id, persist.position.unwrap_or_default());
         self.effects.at(lsn, Effect::Resynced { session, report });
         tracing::info!(replica = %replica_id, epoch = %order.epoch, ?state, bytes = done_bytes, "resync ends");
-        self.pulls.remove(id);
-        self.outputs.push(Output::ClosePeer(id));
+        self.end_pull(id);
         Ok(())
     }
 
-    fn store(&mut self, replica: ReplicaId, pulled: PulledExtent) -> Result<(), quoin_store::Error> {
+    pub(super) fn end_pull(&mut self, id: PullId) {
+        self.pulls.remove(id);
+        self.outputs.push(Output::ClosePeer(id));
+    }
+
+    pub(super) fn store(
+        &mut self,
+        replica: ReplicaId,
+        pulled: PulledExtent,
+    ) -> Result<(), quoin_store::Error> {
         self.counters.pulled_bytes += pulled.data.len() as u64;
+        let extent = pulled.extent;
         self.engine
             .put_extent(
                 replica,
@@ -340,42 +338,19 @@ impl Node {
                 pulled.zero_mask,
                 pulled.data,
             )
-            .map(drop)
+            .map(drop)?;
+        // Every block of it is a peer's now, or was written since.
+        self.counters.repaired += u64::from(self.damages.mended(replica, extent));
+        Ok(())
     }
 
-    fn finish_repair(&mut self, id: PullId, order: &Repair, reply: FetchReply) -> Result<(), Fatal> {
-        self.pulls.remove(id);
-        self.outputs.push(Output::ClosePeer(id));
-        let Ok(fetched) = reply.result else { return Ok(()) };
-        // R3: applies only while both still have the version that was found damaged.
-        let before = order.version.previous();
-        let own = self.engine.changed_since(order.replica, View::Live, before, order.extent, 1);
-        let unchanged = matches!(own.as_deref(), Ok([(extent, version)])
-            if *extent == order.extent && *version == order.version);
-        if !unchanged || fetched.version != order.version || reply.extent != order.extent {
-            return Ok(());
-        }
-        let pulled = PulledExtent {
-            extent: reply.extent,
-            version: fetched.version,
-            keep_blocks: 0,
-            checksums: fetched.checksums,
-            zero_mask: fetched.zero_mask,
-            data: fetched.data,
-        };
-        match self.store(order.replica, pulled) {
-            Ok(()) => {
-                self.counters.repaired += 1;
-                tracing::warn!(replica = %order.replica, extent = %order.extent, "a damaged extent was repaired");
-                Ok(())
-            }
-            Err(error) => refusal_or_fatal(error).map(drop),
-        }
-    }
-
-    fn fail_pull(&mut self, id: PullId, refusal: Refusal) {
+    pub(super) fn fail_pull(&mut self, id: PullId, refusal: Refusal) {
         let Some(pull) = self.pulls.remove(id) else { return };
         self.outputs.push(Output::ClosePeer(id));
+        if let Work::Repair(repairer) = &pull.work {
+            let order = repairer.order();
+            self.damages.failed(pull.replica, order.extent, order.source.replica);
+        }
         if let Work::Resync(puller) = pull.work {
             if let Some(replica) = self.replicas.get_mut(&pull.replica) {
                 replica.abandon_resync();

@@ -1,22 +1,32 @@
 //! Reads: served inline from the page cache where that is possible, else by an I/O thread; always verified.
 
+use super::damage::extents;
 use super::{Fatal, Node, Output, refusal_or_fatal};
-use quoin_store::{ExtentOutcome, ExtentPlan, ReadOutcome, ReadPlan, View};
-use quoin_types::SessionId;
+use quoin_store::{Error, ExtentOutcome, ExtentPlan, ReadOutcome, ReadPlan, View};
+use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, SessionId};
 use quoin_wire::{Fetch, FetchReply, FetchedExtent, Message, Read, ReadReply, ReadResult, Refusal};
 
 /// A read that needs the disk: [`ReadJob::run`] it on any thread, then [`Node::on_read_done`].
 pub struct ReadJob {
-    session: SessionId,
-    plan: PendingPlan,
+    pub(super) session: SessionId,
+    pub(super) plan: PendingPlan,
 }
 
 /// What is read, and for whom.
-enum PendingPlan {
+pub(super) enum PendingPlan {
     /// Blocks, for a gateway.
     Blocks(Read, ReadPlan),
     /// An extent, for a peer.
     Extent(Fetch, ExtentPlan),
+    /// An extent that is said to be damaged, for the node itself.
+    Look(Look, ExtentPlan),
+}
+
+/// Which extent is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) replica: ReplicaId,
+    pub(super) extent: ExtentIndex,
 }
 
 impl ReadJob {
@@ -24,15 +34,15 @@ impl ReadJob {
     pub fn run(&mut self) {
         match &mut self.plan {
             PendingPlan::Blocks(_, plan) => plan.run(),
-            PendingPlan::Extent(_, plan) => plan.run(),
+            PendingPlan::Extent(_, plan) | PendingPlan::Look(_, plan) => plan.run(),
         }
     }
 
     /// Whether the page cache had all of it.
-    fn try_cached(&mut self) -> Result<bool, quoin_store::Error> {
+    fn try_cached(&mut self) -> Result<bool, Error> {
         match &mut self.plan {
             PendingPlan::Blocks(_, plan) => plan.try_cached(),
-            PendingPlan::Extent(_, plan) => plan.try_cached(),
+            PendingPlan::Extent(_, plan) | PendingPlan::Look(_, plan) => plan.try_cached(),
         }
     }
 }
@@ -46,8 +56,9 @@ impl Node {
         match self.engine.read(read.replica, View::Live, read.offset, u64::from(read.length)) {
             Ok(plan) => self.start_read(ReadJob { session, plan: PendingPlan::Blocks(read, plan) }),
             Err(error) => {
-                let refusal = refusal_or_fatal(error)?;
-                self.read_refused(session, &read, refusal)
+                let result = self.read_failed(&read, error)?;
+                self.reply_to_read(session, &read, result);
+                Ok(())
             }
         }
     }
@@ -59,7 +70,7 @@ impl Node {
         match self.engine.read_extent(fetch.replica, View::Live, fetch.extent) {
             Ok(plan) => self.start_read(ReadJob { session, plan: PendingPlan::Extent(*fetch, plan) }),
             Err(error) => {
-                let refusal = refusal_or_fatal(error)?;
+                let refusal = self.fetch_failed(fetch, error)?;
                 self.fetch_refused(session, fetch, refusal)
             }
         }
@@ -74,15 +85,21 @@ impl Node {
         match job.plan {
             PendingPlan::Blocks(read, plan) => self.finish_blocks(session, read, plan),
             PendingPlan::Extent(fetch, plan) => self.finish_extent(session, fetch, plan),
+            PendingPlan::Look(look, plan) => {
+                let outcome = self.engine.finish_extent(plan);
+                self.looked(look, outcome)
+            }
         }
     }
 
-    fn start_read(&mut self, mut job: ReadJob) -> Result<(), Fatal> {
-        if job.try_cached()? {
-            self.on_read_done(job)
-        } else {
-            self.outputs.push(Output::Read(job));
-            Ok(())
+    pub(super) fn start_read(&mut self, mut job: ReadJob) -> Result<(), Fatal> {
+        match job.try_cached() {
+            // An error is told again, and judged, by what finishes the read.
+            Ok(true) | Err(_) => self.on_read_done(job),
+            Ok(false) => {
+                self.outputs.push(Output::Read(job));
+                Ok(())
+            }
         }
     }
 
@@ -102,14 +119,39 @@ impl Node {
             }
             Ok(ReadOutcome::Mismatch { block, version }) => {
                 self.counters.damaged += 1;
-                tracing::error!(replica = %read.replica, %block, "a block does not match its checksum");
-                ReadResult::Mismatch { extent: block.extent(), version }
+                let (id, extent, version) = (read.replica, block.extent(), Some(version));
+                let what = format!("block {block} (extent {extent}) of replica {id} is damaged");
+                self.found_damage(id, extent, version, what);
+                ReadResult::Mismatch { extent, version }
             }
-            Err(error) => ReadResult::Refused(refusal_or_fatal(error)?),
+            Err(error) => self.read_failed(&read, error)?,
         };
+        self.reply_to_read(session, &read, result);
+        Ok(())
+    }
+
+    /// A read that the engine could not serve. Damage is an answer: the gateway reads elsewhere at once.
+    fn read_failed(&mut self, read: &Read, error: Error) -> Result<ReadResult, Fatal> {
+        let (id, offset, length) = (read.replica, read.offset, u64::from(read.length));
+        let damaged = match &error {
+            Error::Corrupt { .. } => self.find_damaged_entries(id, offset, length),
+            Error::Io { .. } => {
+                tracing::error!(replica = %id, offset, length, %error, "the device does not give data");
+                // Which of the extents it is, a look at each will tell.
+                extents(offset, length).for_each(|extent| self.suspect(id, extent));
+                extents(offset, length).next()
+            }
+            _ => None,
+        };
+        let Some(extent) = damaged else { return Ok(ReadResult::Refused(refusal_or_fatal(error)?)) };
+        self.counters.damaged += 1;
+        let version = self.own_version(id, extent).ok().flatten();
+        Ok(ReadResult::Mismatch { extent, version })
+    }
+
+    fn reply_to_read(&mut self, session: SessionId, read: &Read, result: ReadResult) {
         let reply = ReadReply { id: read.id, replica: read.replica, result };
         self.send(session, Message::ReadReply(reply));
-        Ok(())
     }
 
     fn finish_extent(&mut self, session: SessionId, fetch: Fetch, plan: ExtentPlan) -> Result<(), Fatal> {
@@ -132,16 +174,36 @@ impl Node {
             Ok(ExtentOutcome::Retry(plan)) => {
                 return self.start_read(ReadJob { session, plan: PendingPlan::Extent(fetch, plan) });
             }
-            Ok(ExtentOutcome::Mismatch { block, .. }) => {
+            Ok(ExtentOutcome::Mismatch { block, version }) => {
                 self.counters.damaged += 1;
-                tracing::error!(replica = %fetch.replica, %block, "a block that a peer needs is damaged");
+                let (id, extent) = (fetch.replica, fetch.extent);
+                let what = format!("block {block} (extent {extent}) of replica {id} is damaged");
+                self.found_damage(id, extent, Some(version), what);
                 Err(Refusal::Disk)
             }
-            Err(error) => Err(refusal_or_fatal(error)?),
+            Err(error) => Err(self.fetch_failed(&fetch, error)?),
         };
         let reply = FetchReply { replica: fetch.replica, extent: fetch.extent, result };
         self.send(session, Message::FetchReply(reply));
         Ok(())
+    }
+
+    fn fetch_failed(&mut self, fetch: &Fetch, error: Error) -> Result<Refusal, Fatal> {
+        match &error {
+            Error::Corrupt { .. } => {
+                self.counters.damaged += 1;
+                self.find_damaged_entries(fetch.replica, fetch.extent.byte_offset(), EXTENT_BYTES);
+            }
+            Error::Io { .. } => {
+                self.counters.damaged += 1;
+                tracing::error!(replica = %fetch.replica, extent = %fetch.extent, %error,
+                    "the device does not give data");
+                self.suspect(fetch.replica, fetch.extent);
+                return Ok(Refusal::Disk);
+            }
+            _ => {}
+        }
+        refusal_or_fatal(error)
     }
 
     fn may_read(&self, read: &Read) -> Result<(), Refusal> {
@@ -155,8 +217,7 @@ impl Node {
 
     fn read_refused(&mut self, session: SessionId, read: &Read, refusal: Refusal) -> Result<(), Fatal> {
         self.counters.refused += 1;
-        let reply = ReadReply { id: read.id, replica: read.replica, result: ReadResult::Refused(refusal) };
-        self.send(session, Message::ReadReply(reply));
+        self.reply_to_read(session, read, ReadResult::Refused(refusal));
         Ok(())
     }
 

@@ -130,6 +130,7 @@ impl Agent {
             used_bytes: space.used_bytes,
             capacity_bytes: space.capacity_bytes,
             replicas: node.replica_counts().0 as u32,
+            damaged_extents: node.damaged_extents() as u64,
             leaving: false,
         })
     }

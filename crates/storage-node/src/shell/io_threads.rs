@@ -2,7 +2,7 @@
 
 use crate::node::{Fatal, Node, PullId, ReadJob};
 use quoin_store::{
-    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, PlaceDone, PlaceJob, SyncDone, SyncJob,
+    ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, PlaceDone, PlaceJob, ScrubJob, SyncDone, SyncJob,
 };
 use quoin_types::Moment;
 use quoin_wire::Source;
@@ -24,6 +24,7 @@ pub(super) enum Done {
     Apply(ApplyDone),
     Checkpoint(CheckpointDone),
     Read(ReadJob),
+    Scrub(ScrubJob),
 }
 
 impl Done {
@@ -35,6 +36,7 @@ impl Done {
             Done::Apply(done) => node.on_applied(done, now),
             Done::Checkpoint(done) => node.on_checkpointed(done, now),
             Done::Read(job) => node.on_read_done(job),
+            Done::Scrub(job) => node.on_scrubbed(job),
         }
     }
 }
@@ -48,7 +50,7 @@ pub(super) struct Finished {
 impl Finished {
     pub(super) async fn recv(&mut self) -> Option<Done> {
         let done = self.done.recv().await?;
-        if !matches!(done, Done::Read(_)) {
+        if !matches!(done, Done::Read(_) | Done::Scrub(_)) {
             self.under_way.set(self.under_way.get() - 1);
         }
         Some(done)
@@ -62,6 +64,7 @@ pub(super) struct IoThreads {
     applies: Sender<ApplyJob>,
     checkpoints: Sender<CheckpointJob>,
     reads: Sender<ReadJob>,
+    scrubs: Sender<ScrubJob>,
     connects: UnboundedSender<(PullId, Source)>,
     connects_in: Cell<Option<UnboundedReceiver<(PullId, Source)>>>,
     under_way: std::rc::Rc<Cell<usize>>,
@@ -78,6 +81,11 @@ impl IoThreads {
         spawn("apply", jobs, done.clone(), |job| Done::Apply(job.run()))?;
         let (checkpoints, jobs) = channel::<CheckpointJob>();
         spawn("checkpoint", jobs, done.clone(), |job| Done::Checkpoint(job.run()))?;
+        let (scrubs, jobs) = channel::<ScrubJob>();
+        spawn("scrub", jobs, done.clone(), |mut job| {
+            job.run();
+            Done::Scrub(job)
+        })?;
         let (reads, jobs) = channel::<ReadJob>();
         spawn_several("read", READERS, jobs, &done, |mut job: ReadJob| {
             job.run();
@@ -91,6 +99,7 @@ impl IoThreads {
             applies,
             checkpoints,
             reads,
+            scrubs,
             connects,
             connects_in: Cell::new(Some(connects_in)),
             under_way: std::rc::Rc::clone(&under_way),
@@ -120,6 +129,10 @@ impl IoThreads {
 
     pub(super) fn read(&self, job: ReadJob) {
         self.reads.send(job).expect("the readers live as long as their queue");
+    }
+
+    pub(super) fn scrub(&self, job: ScrubJob) {
+        self.scrubs.send(job).expect("the scrub thread lives as long as its queue");
     }
 
     pub(super) fn connect_peer(&self, id: PullId, source: Source) {

@@ -11,13 +11,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 type Read = fn(&Node) -> u64;
 
 /// Counters: name, help, and where the figure is.
-const COUNTERS: [(&str, &str, Read); 15] = [
+const COUNTERS: [(&str, &str, Read); 18] = [
     ("writes", "Writes taken", |node| node.counters().writes),
     ("write_bytes", "Bytes of volumes written", |node| node.counters().write_bytes),
     ("reads", "Reads served to gateways", |node| node.counters().reads),
     ("read_bytes", "Bytes of volumes read by gateways", |node| node.counters().read_bytes),
-    ("damaged_blocks", "Blocks that did not match their checksum", |node| node.counters().damaged),
+    ("damaged_blocks", "Blocks and map entries that did not match their checksum, each time", |node| {
+        node.counters().damaged
+    }),
+    ("damage_found", "Extents found damaged", |node| node.counters().damage_found),
     ("repaired_extents", "Damaged extents fetched anew from a peer", |node| node.counters().repaired),
+    ("scrubbed_bytes", "Bytes of map and data that scrub looked at", |node| {
+        node.engine().statistics().scrubbed_bytes
+    }),
+    ("scrub_laps", "Times that scrub looked at everything", |node| node.scrub_laps().0),
     ("refused_requests", "Requests refused: fenced, behind, out of order or out of space", |node| {
         node.counters().refused
     }),
@@ -34,10 +41,14 @@ const COUNTERS: [(&str, &str, Read); 15] = [
 ];
 
 /// Gauges: name, help, and where the figure is.
-const GAUGES: [(&str, &str, Read); 4] = [
+const GAUGES: [(&str, &str, Read); 6] = [
     ("capacity_bytes", "The disk's capacity", |node| node.engine().space().capacity_bytes),
     ("used_bytes", "What of it is used", |node| node.engine().space().used_bytes),
     ("replicas", "Replicas on the disk", |node| node.replica_counts().0 as u64),
+    ("damaged_extents", "Damaged extents that are not repaired", |node| node.damaged_extents() as u64),
+    ("scrub_lap_age_seconds", "Time since scrub last looked at everything, or since the start", |node| {
+        node.scrub_laps().1.as_secs()
+    }),
     ("replicas_catching_up", "Replicas that are catching up", |node| node.replica_counts().1 as u64),
 ];
 

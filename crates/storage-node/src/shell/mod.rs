@@ -157,8 +157,11 @@ fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunEr
 async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
     loop {
         let busy = shell.node.borrow().as_ref().is_some_and(Node::is_busy);
+        let due = shell.node.borrow().as_ref().and_then(Node::due);
+        let usual = if busy { TICK_BUSY } else { TICK_IDLE };
+        let wait = due.map_or(usual, |due| usual.min(due.since(clock::now())));
         tokio::select! {
-            () = tokio::time::sleep(if busy { TICK_BUSY } else { TICK_IDLE }) => {}
+            () = tokio::time::sleep(wait) => {}
             () = shell.busy.notified(), if !busy => {}
             () = shell.stopping.cancelled() => return,
         }
@@ -176,14 +179,14 @@ impl Shell {
             let mut node = self.node.borrow_mut();
             let Some(node) = node.as_mut() else { return };
             let now = clock::now();
-            let was_busy = node.is_busy();
+            let (was_busy, was_due) = (node.is_busy(), node.due());
             if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
                 tracing::error!(error = %fatal, "the disk failed; this process ends");
                 self.fatal.set(Some(fatal));
                 self.shutdown.cancel();
                 return;
             }
-            if node.is_busy() && !was_busy {
+            if (node.is_busy() && !was_busy) || (node.due().is_some() && was_due.is_none()) {
                 self.busy.notify_one();
             }
             node.outputs()
@@ -214,6 +217,7 @@ impl Shell {
                 Output::Apply(job) => self.threads.apply(job),
                 Output::Checkpoint(job) => self.threads.checkpoint(job),
                 Output::Read(job) => self.threads.read(job),
+                Output::Scrub(job) => self.threads.scrub(job),
                 Output::SendPeer(id, message) => {
                     if let Some(link) = self.peers.borrow().get(&id) {
                         link.outbox.push(&message);

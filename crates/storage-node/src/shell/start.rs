@@ -52,9 +52,6 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
         replayed = opened.replayed_records,
         "the disk is open"
     );
-    for (replica, extent) in &opened.damaged {
-        tracing::error!(%replica, %extent, "an extent's entry is damaged; it will be repaired from a peer when read");
-    }
     let identity = engine.identity();
     registration.cluster_id = identity.cluster.as_bytes().to_vec();
     registration.disk = identity.disk.as_bytes().to_vec();
@@ -64,14 +61,7 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
     let identity =
         NodeIdentity { cluster: identity.cluster, node: NodeId(reply.node), disk: identity.disk, boot };
     tracing::info!(node = %identity.node, cluster = %identity.cluster, "registered");
-    let node = Node::new(
-        identity,
-        engine,
-        &opened,
-        config.resync_bytes_per_second,
-        Timing::default(),
-        clock::now(),
-    )?;
+    let node = Node::new(identity, engine, &opened, config.limits, Timing::default(), clock::now())?;
     Ok(Started { node, managers, registration })
 }
 
