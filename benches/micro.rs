@@ -3,7 +3,7 @@
 use benches::{BLOCK, print_table, time_of};
 use bytes::{Bytes, BytesMut};
 use quoin_disk::{Dir, OsDir};
-use quoin_store::{Engine, Identity, Options};
+use quoin_store::{Engine, Identity, Options, View};
 use quoin_types::{BootId, ClusterId, DiskId, Epoch, ReplicaId, Seq};
 use quoin_wire::{Decoder, Message, Write};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ fn main() {
     });
     add("engine: write 4 KiB, each durable", durable, BLOCK);
     let read = time_of(|| {
-        let mut plan = engine.read(REPLICA, next(&mut place), BLOCK as u64).expect("a read");
+        let mut plan = engine.read(REPLICA, View::Live, next(&mut place), BLOCK as u64).expect("a read");
         if !plan.try_cached().expect("a cached read") {
             plan.run();
         }

@@ -390,7 +390,10 @@ fn scan(path: &Path, table: &mut Table) {
         ("scan of 16 GiB, all changed", Seq(0), bytes >> 16),
     ] {
         let scan = || {
-            let found = rig.engine.changed_since(REPLICA, since, ExtentIndex(0), usize::MAX).expect("a scan");
+            let found = rig
+                .engine
+                .changed_since(REPLICA, quoin_store::View::Live, since, ExtentIndex(0), usize::MAX)
+                .expect("a scan");
             assert_eq!(found.len() as u64, expected);
             1
         };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use quoin_disk::{Dir, OsDir};
 use quoin_store::{
     ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Identity, Lsn, Opened, Options, PlaceDone,
-    PlaceJob, SyncDone, SyncJob,
+    PlaceJob, SyncDone, SyncJob, View,
 };
 use quoin_types::{BootId, ClusterId, DiskId, ReplicaId, Seq};
 use std::collections::VecDeque;
@@ -186,7 +186,8 @@ impl Rig {
 
     /// Reads blocks, and has them verified.
     pub(crate) fn read(&mut self, offset: u64, blocks: usize) {
-        let mut plan = self.engine.read(REPLICA, offset, (blocks * BLOCK) as u64).expect("a read");
+        let mut plan =
+            self.engine.read(REPLICA, View::Live, offset, (blocks * BLOCK) as u64).expect("a read");
         if !plan.try_cached().expect("a cached read") {
             plan.run();
         }

@@ -2,17 +2,21 @@
 //! back, all by a job that may run on any thread: the engine's owner never waits for the filesystem.
 
 use crate::engine::Engine;
-use crate::format::BLOCK;
-use crate::format::record::{Body, Record};
+use crate::format::entry::{Cell, EntryBytes, Layer, MapId};
+use crate::format::record::{Body, Copy, ExtentChange, Record};
+use crate::format::{BLOCK, Salt};
+use crate::layer::{LayerChunk, LayerMap};
 use crate::map::{self, MapFile};
+use crate::pool::{self, PoolChunk};
 use crate::slots::{Slot, SlotRun};
 use crate::task::{Task, Work};
 use crate::{Error, Lsn};
 use foldhash::fast::FixedState;
-use quoin_disk::{Dir, File};
-use quoin_types::{BLOCK_BYTES, ExtentIndex, ReplicaId};
-use std::collections::HashMap;
+use quoin_disk::{Dir, File, Map};
+use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId};
+use std::collections::{BTreeMap, HashMap};
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How much block data one job writes: bounds the time until its overlay entries go.
@@ -56,13 +60,17 @@ pub(crate) struct ApplyWork {
     dir: Arc<dyn Dir>,
     data: Arc<dyn File>,
     maps: HashMap<ReplicaId, MapFile, FixedState>,
+    pool: Arc<dyn Map>,
+    salt: Salt,
     /// E1: all of them are durable.
     records: Arc<Vec<Record>>,
+    /// Their entries of layers, in order, and where these go.
+    kept: Vec<(PoolChunk, ExtentIndex, EntryBytes)>,
     allocate: Option<SlotRun>,
     /// E2: past their checkpoint, and no read uses them.
     punch: Vec<SlotRun>,
     /// Maps of replicas that are gone, past the checkpoint: their slots come back, then their files go.
-    reclaim: Vec<(ReplicaId, MapFile, Vec<u32>)>,
+    reclaim: Vec<Reclaim>,
 }
 
 /// What a job came to.
@@ -75,6 +83,15 @@ pub(crate) struct Applied {
     reclaimed: Vec<(ReplicaId, Vec<Slot>)>,
 }
 
+/// A replica that is gone: where its slots are named.
+struct Reclaim {
+    id: ReplicaId,
+    map: MapFile,
+    chunks: Vec<u32>,
+    /// Of its layers, whose entries are all in the pool.
+    layers: Vec<LayerChunk>,
+}
+
 impl Work for ApplyWork {
     type Outcome = Result<Applied, Error>;
 
@@ -85,9 +102,14 @@ impl Work for ApplyWork {
             applied.allocated = Some((run, self.data.allocate(run.byte_offset(), run.bytes()).is_ok()));
         }
         applied.data_bytes = write_in_place(&*self.data, &self.records)?;
+        applied.data_bytes += copy_blocks(&*self.data, &self.records)?;
         for record in self.records.iter() {
             applied.entries += self.maps.get(&record.replica).map_or(0, |map| store_entries(map, record));
         }
+        for (chunk, extent, entry) in &self.kept {
+            pool::store(&*self.pool, *chunk, *extent, entry);
+        }
+        applied.entries += self.kept.len() as u64;
         for run in &self.punch {
             let punched = self.data.punch(run.byte_offset(), run.bytes());
             if let Err(error) = &punched {
@@ -95,8 +117,9 @@ impl Work for ApplyWork {
             }
             applied.punched.push((*run, punched.is_ok()));
         }
-        for (id, map, chunks) in self.reclaim {
-            let mut slots = Vec::new();
+        for Reclaim { id, map, chunks, layers } in self.reclaim {
+            let kept = layers.iter().flat_map(|chunk| chunk.cells(&*self.pool, self.salt));
+            let mut slots: Vec<Slot> = kept.filter_map(|(_, cell)| cell?.slot()).collect();
             map.scan(chunks, ExtentIndex(0), |_, entry| {
                 slots.extend(entry.and_then(|entry| entry.slot));
                 true
@@ -113,11 +136,12 @@ impl Work for ApplyWork {
 fn store_entries(map: &MapFile, record: &Record) -> u64 {
     match &record.body {
         Body::Extents { changes, .. } => {
-            changes.iter().for_each(|change| map.store(change.extent, &change.encoded));
-            changes.len() as u64
+            let live = || changes.iter().filter(|change| change.layer == Layer::LIVE);
+            live().for_each(|change| map.store(change.extent, &change.encoded));
+            live().count() as u64
         }
-        Body::Zero { first, count, version } => map.store_zeroed(*first, *count, *version),
-        Body::Create { .. } | Body::Drop | Body::Meta(_) => 0,
+        Body::Zero { first, count, version, .. } => map.store_zeroed(*first, *count, *version),
+        _ => 0,
     }
 }
 
@@ -125,9 +149,8 @@ fn store_entries(map: &MapFile, record: &Record) -> u64 {
 fn write_in_place(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
     let mut blocks: Vec<(u64, usize, &[u8])> = Vec::new();
     for record in records {
-        let Body::Extents { runs, .. } = &record.body else { continue };
-        for run in runs {
-            let start = run.slot.byte_offset() + u64::from(run.first_block) * BLOCK_BYTES;
+        for run in record.body.runs() {
+            let start = run.byte_offset();
             for (index, block) in run.data.chunks(BLOCK).enumerate() {
                 blocks.push((start + index as u64 * BLOCK_BYTES, blocks.len(), block));
             }
@@ -146,6 +169,54 @@ fn write_in_place(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
         data.write_vectored_at(&slices, neighbours[0].0).map_err(Error::io("writing data"))?;
     }
     Ok(last_of_each.len() as u64 * BLOCK_BYTES)
+}
+
+/// Copies what extents have in common with what snapshots keep, but for blocks that these records bring. What cannot be
+/// read becomes zeros, which do not match its checksum: it is as damaged as it was.
+fn copy_blocks(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
+    let copies: Vec<Copy> =
+        records.iter().flat_map(|record| record.body.changes()).filter_map(ExtentChange::copy).collect();
+    if copies.is_empty() {
+        return Ok(0);
+    }
+    let mut brought: HashMap<Slot, u16, FixedState> = copies.iter().map(|copy| (copy.to, 0)).collect();
+    for run in records.iter().flat_map(|record| record.body.runs()) {
+        if let Some(mask) = brought.get_mut(&run.slot) {
+            let blocks = run.first_block..run.first_block + (run.data.len() / BLOCK) as u32;
+            *mask |= blocks.fold(0, |mask, block| mask | 1 << block);
+        }
+    }
+    let mut buffer = vec![0; EXTENT_BYTES as usize];
+    let mut bytes = 0;
+    for Copy { from, to, mask } in copies {
+        let wanted = mask & !brought.get(&to).copied().unwrap_or(0);
+        for blocks in runs_of(wanted) {
+            let (start, length) = (u64::from(blocks.start) * BLOCK_BYTES, blocks.len() * BLOCK);
+            let buffer = &mut buffer[..length];
+            if let Err(error) = data.read_at(buffer, from.byte_offset() + start) {
+                tracing::error!(%error, slot = from.0, "blocks that a snapshot shares cannot be read");
+                buffer.fill(0);
+            }
+            data.write_at(buffer, to.byte_offset() + start).map_err(Error::io("writing data"))?;
+            bytes += length as u64;
+        }
+    }
+    Ok(bytes)
+}
+
+/// How much applying a record reads and writes.
+fn work_bytes(record: &Record) -> u64 {
+    let copies = record.body.changes().iter().filter_map(ExtentChange::copy).count() as u64;
+    record.body.data_bytes() as u64 + copies * EXTENT_BYTES
+}
+
+/// The runs of bits that are set.
+fn runs_of(mask: u16) -> impl Iterator<Item = Range<u32>> {
+    let is_set = move |block: u32| block < 16 && mask >> block & 1 == 1;
+    (0..16).filter(move |block| is_set(*block) && (*block == 0 || !is_set(block - 1))).map(move |first| {
+        let end = (first..16).find(|block| !is_set(*block)).unwrap_or(16);
+        first..end
+    })
 }
 
 impl Engine {
@@ -197,9 +268,12 @@ impl Engine {
             work.punch = self.slots.take_surplus(self.slots.ready() - READY_HIGH);
         }
         for (id, replica) in &mut self.replicas {
-            if replica.dropped.is_some_and(|by| by <= self.checkpoint_lsn) && !replica.reclaiming {
+            let is_gone = replica.dropped.is_some_and(|by| by <= self.checkpoint_lsn);
+            if is_gone && !replica.listed && !replica.reclaiming && !replica.is_base() {
                 replica.reclaiming = true;
-                work.reclaim.push((*id, replica.map.file().clone(), replica.map.chunks_in_use()));
+                let (map, chunks) = (replica.map.file().clone(), replica.map.chunks_in_use());
+                let layers = replica.layer_maps.values().flat_map(LayerMap::chunks).collect();
+                work.reclaim.push(Reclaim { id: *id, map, chunks, layers });
             }
         }
     }
@@ -211,9 +285,7 @@ impl Engine {
             && let Some(end) = self.batch_ends.pop_front_if(|(lsn, _)| *lsn <= self.durable)
         {
             let count = self.pending.partition_point(|record| record.lsn <= end.0);
-            records.extend(
-                self.pending.drain(..count).inspect(|record| bytes += record.body.data_bytes() as u64),
-            );
+            records.extend(self.pending.drain(..count).inspect(|record| bytes += work_bytes(record)));
             through = end;
         }
         (through, records)
@@ -221,19 +293,46 @@ impl Engine {
 
     fn work_on(&self, records: Arc<Vec<Record>>) -> ApplyWork {
         let mut maps: HashMap<ReplicaId, MapFile, FixedState> = HashMap::default();
+        let mut kept = Vec::new();
         for record in records.iter() {
             if let Some(replica) = self.replicas.get(&record.replica) {
                 maps.entry(record.replica).or_insert_with(|| replica.map.file().clone());
+                self.add_kept(record, &replica.layer_maps, &mut kept);
             }
         }
         ApplyWork {
             dir: self.dir.clone(),
             data: self.data.clone(),
             maps,
+            pool: self.pool.file().clone(),
+            salt: self.salt,
             records,
+            kept,
             allocate: None,
             punch: Vec::new(),
             reclaim: Vec::new(),
+        }
+    }
+
+    /// The record's entries of layers. A layer that is gone by a later one needs none.
+    fn add_kept(
+        &self,
+        record: &Record,
+        layers: &BTreeMap<Layer, LayerMap>,
+        kept: &mut Vec<(PoolChunk, ExtentIndex, EntryBytes)>,
+    ) {
+        let mut add = |layer: Layer, extent, entry: EntryBytes| {
+            let place = layers.get(&layer).and_then(|map| map.place_of(extent));
+            kept.extend(place.map(|place| (place, extent, entry)));
+        };
+        for change in record.body.changes() {
+            add(change.layer, change.extent, change.encoded);
+        }
+        if let Body::Zero { first, count, keep_in: Some(layer), .. } = record.body {
+            for extent in (first.0..first.0 + count).map(ExtentIndex) {
+                let map = MapId { replica: record.replica, layer };
+                add(layer, extent, Cell::AsBase.encode(self.salt, map, extent));
+            }
         }
     }
 
@@ -255,10 +354,16 @@ impl Engine {
         let Some(through) = records.last().map(|record| record.lsn) else { return };
         for record in records {
             self.unapplied_bytes = self.unapplied_bytes.saturating_sub(record.body.data_bytes() as u64);
+            let copies = record.body.changes().iter().filter_map(ExtentChange::copy).map(|copy| copy.to);
+            for slot in record.body.runs().iter().map(|run| run.slot).chain(copies) {
+                self.slot_data.applied(through, slot);
+            }
             if let Some(replica) = self.replicas.get_mut(&record.replica) {
-                replica.applied(record, through);
+                let chunks = replica.applied(record, through);
+                self.freed_chunks.extend(chunks.into_iter().map(|chunk| (record.lsn, chunk)));
             }
         }
+        self.pool.set_dirty();
     }
 
     fn note_space(&mut self, applied: Applied) {
@@ -277,7 +382,12 @@ impl Engine {
             run.slots().for_each(|slot| self.slots.release(slot));
         }
         for (id, slots) in applied.reclaimed {
-            self.replicas.remove(&id);
+            if let Some(replica) = self.replicas.remove(&id) {
+                self.count_clone(replica.base, -1);
+                let chunks = replica.layer_maps.into_values().flat_map(LayerMap::into_chunks);
+                chunks.for_each(|chunk| self.pool.release(chunk));
+            }
+            self.with_deleted.remove(&id);
             self.names_changed = true;
             self.quarantine_slots(slots);
         }

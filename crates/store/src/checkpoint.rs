@@ -2,10 +2,14 @@
 
 use crate::engine::Engine;
 use crate::format::checkpoint::{Checkpoint, ReplicaState};
+use crate::replica::Replica;
 use crate::slots::Slot;
 use crate::task::{Task, Work};
 use crate::{Error, Lsn};
+use foldhash::fast::FixedState;
 use quoin_disk::{Dir, File, Map};
+use quoin_types::ReplicaId;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -38,6 +42,8 @@ pub(crate) struct InFlight {
     number: u64,
     lsn: Lsn,
     position: u64,
+    /// The replicas that it names.
+    listed: BTreeSet<ReplicaId>,
     task: Task<CheckpointWork>,
 }
 
@@ -56,6 +62,21 @@ impl Work for CheckpointWork {
         self.file.write_at(&self.content, 0)?;
         self.file.sync()
     }
+}
+
+/// The replicas that are there by themselves, and those that they are clones of, dropped or not.
+pub(crate) fn needed(
+    replicas: &HashMap<ReplicaId, Replica, FixedState>,
+    is_there: impl Fn(&Replica) -> bool,
+) -> BTreeSet<ReplicaId> {
+    let mut needed = BTreeSet::new();
+    for replica in replicas.values().filter(|replica| is_there(replica)) {
+        let mut next = Some(replica);
+        while let Some(replica) = next.filter(|replica| needed.insert(replica.id)) {
+            next = replica.base.and_then(|base| replicas.get(&base.replica));
+        }
+    }
+    needed
 }
 
 impl CheckpointJob {
@@ -92,34 +113,30 @@ impl Engine {
 
     fn begin_checkpoint(&mut self) -> CheckpointJob {
         let number = self.checkpoint_number + 1;
-        let content = self.checkpoint_content(number).encode(self.salt);
+        let checkpoint = self.checkpoint_content(number);
+        let listed = checkpoint.replicas.iter().map(|replica| replica.id).collect();
+        let content = checkpoint.encode(self.salt);
+        let maps = self.replicas.values_mut().filter_map(|replica| replica.map.take_dirty());
         let work = CheckpointWork {
             data: self.data.clone(),
-            maps: self.replicas.values_mut().filter_map(|replica| replica.map.take_dirty()).collect(),
+            maps: maps.chain(self.pool.take_dirty()).collect(),
             dir: std::mem::take(&mut self.names_changed).then(|| self.dir.clone()),
             file: self.checkpoint_files[(number % 2) as usize].clone(),
             content,
         };
         let task = Task::new(work);
         let (lsn, position) = (self.applied, self.applied_position);
-        self.checkpoint_in_flight = Some(InFlight { number, lsn, position, task: task.clone() });
+        self.checkpoint_in_flight = Some(InFlight { number, lsn, position, listed, task: task.clone() });
         CheckpointJob { number, task }
     }
 
     /// The state of all replicas as applied.
     fn checkpoint_content(&self, number: u64) -> Checkpoint {
-        let replicas = self.replicas.iter().filter_map(|(id, replica)| {
-            let applied = replica.applied.as_ref()?;
-            Some(ReplicaState {
-                id: *id,
-                segment_bytes: replica.segment_bytes,
-                position: applied.position,
-                chunks: replica.map.chunks().to_vec(),
-                meta: applied.meta.clone(),
-            })
+        let needed = needed(&self.replicas, |replica| {
+            replica.applied.as_ref().is_some_and(|applied| !applied.dropped)
         });
-        let mut replicas: Vec<ReplicaState> = replicas.collect();
-        replicas.sort_unstable_by_key(|replica| replica.id);
+        let replicas: Vec<ReplicaState> =
+            needed.iter().filter_map(|id| self.replicas.get(id)?.state()).collect();
         Checkpoint {
             number,
             lsn: self.applied,
@@ -149,6 +166,9 @@ impl Engine {
         }
         self.checkpoint_number = in_flight.number;
         self.checkpoint_lsn = in_flight.lsn;
+        for (id, replica) in &mut self.replicas {
+            replica.listed = in_flight.listed.contains(id);
+        }
         self.statistics.checkpoints += 1;
         self.journal.recycle(in_flight.position);
         self.free_slots(in_flight.lsn);
@@ -167,6 +187,8 @@ impl Engine {
     /// E2: a checkpoint past their records is durable; now only reads begun before hold these slots. Those of dropped
     /// replicas follow when a job has looked for them.
     fn free_slots(&mut self, lsn: Lsn) {
+        let chunks = self.freed_chunks.partition_point(|(freed_by, _)| *freed_by <= lsn);
+        self.freed_chunks.drain(..chunks).for_each(|(_, chunk)| self.pool.release(chunk));
         let count = self.freed.partition_point(|(freed_by, _)| *freed_by <= lsn);
         let slots: Vec<Slot> = self.freed.drain(..count).map(|(_, slot)| slot).collect();
         self.quarantine_slots(slots);

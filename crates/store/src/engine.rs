@@ -8,20 +8,22 @@
 use crate::apply::Applying;
 use crate::checkpoint::InFlight;
 use crate::format::Salt;
-use crate::format::entry::Entry;
-use crate::format::record::{Body, Record, Run};
+use crate::format::entry::{Cell, Entry, MapId};
+use crate::format::record::{Body, ExtentChange, Record, Run};
 use crate::format::starts::Starts;
 use crate::journal::Journal;
 use crate::map::no_space_or;
 use crate::place::Placements;
+use crate::pool::{Pool, PoolChunk};
 use crate::replica::Replica;
+use crate::slot_data::SlotData;
 use crate::slots::{Slot, SlotRun, Slots};
 use crate::{Error, Identity, Lsn, Space, Statistics};
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use quoin_disk::{Dir, File, Lock};
 use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// One disk, open. See the crate's documentation for what it is and the module's for the order of calls.
@@ -39,6 +41,12 @@ pub struct Engine {
     pub(crate) slots: Slots,
     pub(crate) reserve_slots: u64,
     pub(crate) replicas: HashMap<ReplicaId, Replica, FixedState>,
+    /// Those that have deleted layers, which are to be folded.
+    pub(crate) with_deleted: BTreeSet<ReplicaId>,
+    /// The maps of their layers.
+    pub(crate) pool: Pool,
+    /// E1: data that is not in the data file yet.
+    pub(crate) slot_data: SlotData,
 
     /// Every record up to here is in the journal files, and its data in the slots (survives a crash of the process).
     pub(crate) accepted: Lsn,
@@ -71,6 +79,8 @@ pub struct Engine {
 
     /// E2: slots freed by these records wait for a checkpoint past them…
     pub(crate) freed: VecDeque<(Lsn, Slot)>,
+    /// The same for chunks of the pool.
+    pub(crate) freed_chunks: VecDeque<(Lsn, PoolChunk)>,
     /// …and then for the reads begun before: those hold a clone of the first part, or of an earlier one.
     pub(crate) quarantine: VecDeque<(Arc<()>, Vec<Slot>)>,
     /// Held by the reads planned now.
@@ -90,7 +100,7 @@ pub struct ReplicaView<'a> {
     pub position: Seq,
     /// The size of its segment.
     pub segment_bytes: u64,
-    /// How many extents have a slot.
+    /// How many extents have a slot, those that its snapshots keep included.
     pub extents_allocated: u64,
 }
 
@@ -175,16 +185,6 @@ impl Engine {
         self.replicas.get(&id).filter(|replica| replica.dropped.is_none()).ok_or(Error::UnknownReplica(id))
     }
 
-    pub(crate) fn replica_mut(&mut self, id: ReplicaId) -> Result<&mut Replica, Error> {
-        let replica = self.replicas.get_mut(&id).filter(|replica| replica.dropped.is_none());
-        replica.ok_or(Error::UnknownReplica(id))
-    }
-
-    /// The extent as the last record left it.
-    pub(crate) fn current(&self, id: ReplicaId, extent: ExtentIndex) -> Result<Entry, Error> {
-        self.replica_ref(id)?.current(extent)
-    }
-
     pub(crate) fn ensure_healthy(&self) -> Result<(), Error> {
         match &self.poisoned {
             None => Ok(()),
@@ -264,6 +264,24 @@ impl Engine {
         Ok(())
     }
 
+    /// An entry of a record; its encoded form follows from it.
+    pub(crate) fn change(&self, map: MapId, extent: ExtentIndex, cell: Cell) -> ExtentChange {
+        ExtentChange {
+            extent,
+            layer: map.layer,
+            copy_from: None,
+            data_mask: 0,
+            placed_mask: 0,
+            cell,
+            encoded: cell.encode(self.salt, map, extent),
+        }
+    }
+
+    /// As [`Engine::change`], for what the extent is from now on.
+    pub(crate) fn live_change(&self, id: ReplicaId, extent: ExtentIndex, entry: Entry) -> ExtentChange {
+        self.change(MapId::live(id), extent, Cell::live(entry))
+    }
+
     /// Adds a checked record to the batch and makes it visible to reads.
     pub(crate) fn append(
         &mut self,
@@ -283,11 +301,17 @@ impl Engine {
             replica.extents_allocated += effects.taken;
             replica.extents_allocated -= effects.freed.len() as u64;
             replica.enter(&record);
-            for run in effects.placed {
-                replica.overlay.put_run(lsn, run.extent, run.first_block, run.data.clone());
-                self.statistics.payload_bytes += run.data.len() as u64;
-                self.placements.push(id, lsn, run);
-            }
+        }
+        for copy in record.body.changes().iter().filter_map(ExtentChange::copy) {
+            self.slot_data.put_copy(lsn, copy.to, copy.from);
+        }
+        for run in record.body.runs() {
+            self.slot_data.put_run(lsn, run.slot, run.first_block, run.data.clone());
+        }
+        for run in effects.placed {
+            self.slot_data.put_run(lsn, run.slot, run.first_block, run.data.clone());
+            self.statistics.payload_bytes += run.data.len() as u64;
+            self.placements.push(lsn, run);
         }
         self.freed.extend(effects.freed.into_iter().map(|slot| (lsn, slot)));
         self.unapplied_bytes += record.body.data_bytes() as u64;

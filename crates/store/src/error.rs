@@ -1,7 +1,8 @@
 //! What can go wrong, in few kinds.
 
 use crate::options::Lsn;
-use quoin_types::{ClusterId, DiskId, ReplicaId};
+use quoin_types::limits::SNAPSHOTS_MAX;
+use quoin_types::{ClusterId, DiskId, ExtentIndex, ReplicaId, SnapshotId};
 use std::io;
 
 /// Why the engine refused or failed. Only [`Error::Io`] of a mutating call and [`Error::Poisoned`] end the engine.
@@ -61,6 +62,36 @@ pub enum Error {
     /// There is no such replica on this disk.
     #[error("replica {0} is not on this disk")]
     UnknownReplica(ReplicaId),
+    /// The replica has no such snapshot.
+    #[error("replica {replica} has no snapshot {snapshot}")]
+    UnknownSnapshot {
+        /// The replica.
+        replica: ReplicaId,
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// The replica has this snapshot already.
+    #[error("replica {replica} has a snapshot {snapshot} already")]
+    SnapshotExists {
+        /// The replica.
+        replica: ReplicaId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// The replica has as many snapshots as it may have, those that are still being folded included.
+    #[error("replica {replica} has {SNAPSHOTS_MAX} snapshots, and can have no more; delete some")]
+    TooManySnapshots {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A repair came for something that is not there any more.
+    #[error("extent {extent} of replica {replica} is not what was to be repaired")]
+    Superseded {
+        /// The replica.
+        replica: ReplicaId,
+        /// The extent.
+        extent: ExtentIndex,
+    },
     /// The replica exists, or existed: ids are never reused.
     #[error("replica {0} exists on this disk already")]
     ReplicaExists(ReplicaId),

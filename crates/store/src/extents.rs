@@ -2,8 +2,11 @@
 
 use crate::Error;
 use crate::engine::Engine;
-use crate::format::entry::Entry;
+use crate::format::entry::{Entry, Layer, MapId};
+use crate::pool::CHUNK_ENTRIES;
 use crate::read::{ReadPlan, Verdict};
+use crate::replica::Replica;
+use crate::view::View;
 use crate::write::parts;
 use bytes::Bytes;
 use quoin_types::{BLOCK_BYTES, BlockIndex, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, Version};
@@ -59,14 +62,19 @@ impl ExtentPlan {
 
 impl Engine {
     /// Plans the read of a whole extent.
-    pub fn read_extent(&mut self, id: ReplicaId, extent: ExtentIndex) -> Result<ExtentPlan, Error> {
+    pub fn read_extent(
+        &mut self,
+        id: ReplicaId,
+        view: View,
+        extent: ExtentIndex,
+    ) -> Result<ExtentPlan, Error> {
         let segment_bytes = self.replica_ref(id)?.segment_bytes;
         let offset = extent.byte_offset();
         if offset >= segment_bytes {
             return Err(Error::OutOfRange { offset, length: EXTENT_BYTES });
         }
         self.statistics.reads += 1;
-        Ok(ExtentPlan { extent, plan: self.plan(id, offset, EXTENT_BYTES, true)? })
+        Ok(ExtentPlan { extent, plan: self.plan(id, view, offset, EXTENT_BYTES, true)? })
     }
 
     /// Ends the read of an extent.
@@ -83,18 +91,19 @@ impl Engine {
         })
     }
 
-    /// The extents from `from` on whose version is above `since`, in order, at most `max`. A damaged entry is among them,
-    /// with the highest version there is: nobody knows its own, so it may have changed.
+    /// The extents from `from` on whose version in this view is above `since`, in order, at most `max`. A damaged entry is
+    /// among them, with the highest version there is: nobody knows its own, so it may have changed.
     pub fn changed_since(
         &self,
         id: ReplicaId,
+        view: View,
         since: Version,
         from: ExtentIndex,
         max: usize,
     ) -> Result<Vec<(ExtentIndex, Version)>, Error> {
         let mut found = Vec::new();
         if max > 0 {
-            self.scan_changed(id, since, from, |extent, version| {
+            self.scan_changed(id, view, since, from, |extent, version| {
                 found.push((extent, version));
                 found.len() < max
             })?;
@@ -102,42 +111,70 @@ impl Engine {
         Ok(found)
     }
 
-    /// How many extents have a version above `since`.
-    pub fn count_changed_since(&self, id: ReplicaId, since: Version) -> Result<u64, Error> {
+    /// How many extents have a version above `since` in this view.
+    pub fn count_changed_since(&self, id: ReplicaId, view: View, since: Version) -> Result<u64, Error> {
         let mut count = 0;
-        self.scan_changed(id, since, ExtentIndex(0), |_, _| {
+        self.scan_changed(id, view, since, ExtentIndex(0), |_, _| {
             count += 1;
             true
         })?;
         Ok(count)
     }
 
-    /// Merges map and overlay, in order, until `visit` says no.
     fn scan_changed(
         &self,
         id: ReplicaId,
+        view: View,
+        since: Version,
+        from: ExtentIndex,
+        visit: impl FnMut(ExtentIndex, Version) -> bool,
+    ) -> Result<(), Error> {
+        let (replica, map) = (self.replica_ref(id)?, self.map_of(id, view)?);
+        if view == View::Live && replica.base.is_none() {
+            scan_live(replica, since, from, visit);
+            return Ok(());
+        }
+        self.scan_chain(replica, map, since, from, visit)
+    }
+
+    /// Looks at all extents one by one, but for those of which no map says anything new.
+    fn scan_chain(
+        &self,
+        replica: &Replica,
+        map: MapId,
         since: Version,
         from: ExtentIndex,
         mut visit: impl FnMut(ExtentIndex, Version) -> bool,
     ) -> Result<(), Error> {
-        let replica = self.replica_ref(id)?;
-        let mut pending = replica.overlay.sorted_from(from).into_iter().peekable();
-        let mut wanted = |extent, version| version <= since || visit(extent, version);
-        let mut stopped = false;
-        replica.map.scan(from, Some(since), |extent, stored| {
-            while let Some((before, entry)) = pending.next_if(|(other, _)| *other < extent) {
-                if !wanted(before, entry.version) {
-                    stopped = true;
-                    return false;
-                }
+        let chain: Vec<(&Replica, Layer)> = self
+            .chain(map)
+            .into_iter()
+            .filter_map(|map| Some((self.replicas.get(&map.replica)?, map.layer)))
+            .collect();
+        let may_exceed = |extent: ExtentIndex| {
+            chain.iter().any(|(replica, layer)| {
+                let kept = (*layer != Layer::LIVE).then(|| replica.layer_maps.range(*layer..));
+                extent.0 < replica.map.extents() && replica.map.may_exceed(extent, since)
+                    || kept.is_some_and(|mut maps| maps.any(|(_, map)| map.touches_chunk_of(extent)))
+            })
+        };
+        let mut skip = false;
+        for extent in (from.0..replica.map.extents()).map(ExtentIndex) {
+            // What says of one extent of a chunk of a layer says it of all; those of the live maps are larger still.
+            if extent == from || extent.0.is_multiple_of(CHUNK_ENTRIES) {
+                skip = !may_exceed(extent);
             }
-            let newer = pending.next_if(|(other, _)| *other == extent);
-            let known = newer.map(|(_, entry)| entry).or(stored);
-            stopped = !wanted(extent, known.map_or(Seq(u64::MAX), |entry| entry.version));
-            !stopped
-        });
-        while let (false, Some((extent, entry))) = (stopped, pending.next()) {
-            stopped = !wanted(extent, entry.version);
+            if skip {
+                continue;
+            }
+            let version = match self.seen(map, extent) {
+                Ok(entry) => entry.version,
+                Err(Error::Corrupt { .. }) => Seq(u64::MAX),
+                Err(error) => return Err(error),
+            };
+            if version > since && !visit(extent, version) {
+                break;
+            }
         }
         Ok(())
     }
@@ -152,8 +189,39 @@ impl Engine {
             return 0;
         }
         let extents = parts(offset_bytes, end - offset_bytes);
-        let new = extents
-            .filter(|(extent, _)| !matches!(replica.current(*extent), Ok(entry) if entry.slot.is_some()));
+        // Where layers keep what is there, and in a clone, the write takes a new slot.
+        let new = extents.filter(|(extent, _)| {
+            !self
+                .held(id, *extent, Seq(u64::MAX))
+                .is_ok_and(|held| held.is_private() && held.entry.slot.is_some())
+        });
         new.count() as u32
+    }
+}
+
+/// Merges map and overlay, in order, until `visit` says no.
+fn scan_live(
+    replica: &Replica,
+    since: Version,
+    from: ExtentIndex,
+    mut visit: impl FnMut(ExtentIndex, Version) -> bool,
+) {
+    let mut pending = replica.overlay.sorted_from(from).into_iter().peekable();
+    let mut wanted = |extent, version| version <= since || visit(extent, version);
+    let mut stopped = false;
+    replica.map.scan(from, Some(since), |extent, stored| {
+        while let Some((before, entry)) = pending.next_if(|(other, _)| *other < extent) {
+            if !wanted(before, entry.version) {
+                stopped = true;
+                return false;
+            }
+        }
+        let newer = pending.next_if(|(other, _)| *other == extent);
+        let known = newer.map(|(_, entry)| entry).or(stored);
+        stopped = !wanted(extent, known.map_or(Seq(u64::MAX), |entry| entry.version));
+        !stopped
+    });
+    while let (false, Some((extent, entry))) = (stopped, pending.next()) {
+        stopped = !wanted(extent, entry.version);
     }
 }

@@ -4,8 +4,9 @@
 //! store torn by a loss of power is mended by replay, which stores every entry after the last checkpoint again (E3).
 
 use crate::Error;
-use crate::format::entry::{ENTRY_BYTES, Entry, EntryBytes};
+use crate::format::entry::{Cell, ENTRY_BYTES, Entry, EntryBytes, MapId};
 use crate::format::{BLOCK, FORMAT_VERSION, Salt, check_version};
+use crate::pool::empty_chunk;
 use quoin_disk::{Dir, File, Map};
 use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, Version};
 use std::io::ErrorKind;
@@ -72,7 +73,7 @@ impl ExtentMap {
         segment_bytes: u64,
         chunks: Vec<u64>,
     ) -> Result<Self, Error> {
-        let this = Self::prepare(dir, salt, replica, segment_bytes, chunks)?;
+        let mut this = Self::prepare(dir, salt, replica, segment_bytes, chunks)?;
         let expected = header(salt, replica, segment_bytes);
         let mut found = [0; 40];
         this.file.map.load(0, &mut found);
@@ -83,7 +84,11 @@ impl ExtentMap {
             )?;
         }
         if found != expected {
-            return Err(Error::corrupt(file_name(replica), "its header is wrong"));
+            // Every entry says itself whether it is right: what a header adds is the version.
+            tracing::error!(%replica, "the header of an extent map is damaged; it is written anew");
+            this.allocate(0, HEADER_BYTES)?;
+            this.file.map.store(0, &expected);
+            this.dirty = true;
         }
         Ok(this)
     }
@@ -131,12 +136,17 @@ impl ExtentMap {
         self.chunks[(chunk / 64) as usize] >> (chunk % 64) & 1 == 1
     }
 
-    /// Sees to it that storing the entries of these extents cannot fail for lack of space.
+    /// Sees to it that storing the entries of these extents cannot fail for lack of space. Entries of chunks that are new
+    /// become empty, and are no zeros: a page that was lost is not taken for extents that were never touched.
     pub(crate) fn prepare_store(&mut self, first: ExtentIndex, count: u32) -> Result<(), Error> {
         for chunk in first.0 / CHUNK_ENTRIES..(first.0 + count).div_ceil(CHUNK_ENTRIES) {
             if !self.chunk_in_use(chunk) {
-                self.allocate(HEADER_BYTES + u64::from(chunk) * CHUNK_BYTES as u64, CHUNK_BYTES as u64)?;
+                let (offset, first) = (chunk_offset(chunk), ExtentIndex(chunk * CHUNK_ENTRIES));
+                self.allocate(offset, CHUNK_BYTES as u64)?;
+                let id = MapId::live(self.file.replica);
+                self.file.map.store(offset, &empty_chunk(self.file.salt, id, first, CHUNK_ENTRIES));
                 self.chunks[(chunk / 64) as usize] |= 1 << (chunk % 64);
+                self.dirty = true;
             }
         }
         Ok(())
@@ -182,6 +192,12 @@ impl ExtentMap {
         self.file.scan(self.chunks_to_scan(from, since), from, visit);
     }
 
+    /// Whether an extent of its chunk may have a version above `since`, for all that this map says.
+    pub(crate) fn may_exceed(&self, extent: ExtentIndex, since: Version) -> bool {
+        let chunk = extent.0 / CHUNK_ENTRIES;
+        self.chunk_in_use(chunk) && self.version_bounds[chunk as usize] > since
+    }
+
     /// The chunks that may hold entries.
     pub(crate) fn chunks_in_use(&self) -> Vec<u32> {
         self.chunks_to_scan(ExtentIndex(0), None).collect()
@@ -205,7 +221,8 @@ impl MapFile {
     /// Stores the entries of extents zeroed as a whole, and says how many.
     pub(crate) fn store_zeroed(&self, first: ExtentIndex, count: u32, version: Version) -> u64 {
         for extent in (first.0..first.0 + count).map(ExtentIndex) {
-            self.store(extent, &Entry::zeroed(version).encode(self.salt, self.replica, extent));
+            let cell = Cell::Entry(Entry::zeroed(version));
+            self.store(extent, &cell.encode(self.salt, MapId::live(self.replica), extent));
         }
         u64::from(count)
     }
@@ -214,7 +231,7 @@ impl MapFile {
     fn load(&self, extent: ExtentIndex) -> Option<Entry> {
         let mut bytes = [0; ENTRY_BYTES];
         self.map.load(Self::offset(extent), &mut bytes);
-        Entry::decode(&bytes, self.salt, self.replica, extent)
+        decode(&bytes, self.salt, self.replica, extent)
     }
 
     /// As [`ExtentMap::scan`], in these chunks.
@@ -226,14 +243,14 @@ impl MapFile {
     ) {
         let mut buffer = vec![0; CHUNK_BYTES];
         for chunk in chunks {
-            self.map.load(HEADER_BYTES + u64::from(chunk) * CHUNK_BYTES as u64, &mut buffer);
+            self.map.load(chunk_offset(chunk), &mut buffer);
             for (extent, bytes) in (chunk * CHUNK_ENTRIES..self.extents).zip(buffer.chunks_exact(ENTRY_BYTES))
             {
                 let extent = ExtentIndex(extent);
                 if extent < from {
                     continue;
                 }
-                let entry = Entry::decode(bytes, self.salt, self.replica, extent);
+                let entry = decode(bytes, self.salt, self.replica, extent);
                 if entry != Some(Entry::UNTOUCHED) && !visit(extent, entry) {
                     return;
                 }
@@ -246,19 +263,33 @@ impl MapFile {
     }
 }
 
+fn chunk_offset(chunk: u32) -> u64 {
+    HEADER_BYTES + u64::from(chunk) * CHUNK_BYTES as u64
+}
+
+/// Reads an entry of a live map; `None` if it is damaged.
+fn decode(bytes: &[u8], salt: Salt, replica: ReplicaId, extent: ExtentIndex) -> Option<Entry> {
+    match Cell::decode(bytes, salt, MapId::live(replica), extent)? {
+        Cell::Empty => Some(Entry::UNTOUCHED),
+        Cell::Entry(entry) => Some(entry),
+        Cell::AsBase | Cell::Lost => None,
+    }
+}
+
 /// The entries of one chunk of a map file, read without mapping it; `None` for damaged ones. Nothing of the file changes.
 pub(crate) fn read_chunk(
     file: &dyn File,
     salt: Salt,
     replica: ReplicaId,
     chunk: u32,
-) -> std::io::Result<Vec<(ExtentIndex, Option<Entry>)>> {
+) -> std::io::Result<Vec<(ExtentIndex, Option<Cell>)>> {
     let mut buffer = vec![0; CHUNK_BYTES];
-    file.read_at(&mut buffer, HEADER_BYTES + u64::from(chunk) * CHUNK_BYTES as u64)?;
-    let entries = (chunk * CHUNK_ENTRIES..).zip(buffer.chunks_exact(ENTRY_BYTES));
-    let decode =
-        |(extent, bytes)| (ExtentIndex(extent), Entry::decode(bytes, salt, replica, ExtentIndex(extent)));
-    Ok(entries.map(decode).filter(|(_, entry)| *entry != Some(Entry::UNTOUCHED)).collect())
+    file.read_at(&mut buffer, chunk_offset(chunk))?;
+    let entries = (chunk * CHUNK_ENTRIES..).map(ExtentIndex).zip(buffer.chunks_exact(ENTRY_BYTES));
+    let decode = |(extent, bytes): (ExtentIndex, &[u8])| {
+        (extent, Cell::decode(bytes, salt, MapId::live(replica), extent))
+    };
+    Ok(entries.map(decode).filter(|(_, cell)| *cell != Some(Cell::Empty)).collect())
 }
 
 /// A lack of space, or another failure.

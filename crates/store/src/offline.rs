@@ -1,19 +1,19 @@
 //! A disk that no engine has open, read without changing a byte of it: the offline check and the dump.
 
 use crate::format::Salt;
-use crate::format::checkpoint::{Checkpoint, ReplicaState};
-use crate::format::entry::Entry;
-use crate::format::record::{Body, Record};
+use crate::format::checkpoint::{Checkpoint, LayerState, ReplicaState};
+use crate::format::entry::{Cell, Entry, Layer, MapId};
+use crate::format::record::{Body, ExtentChange, Record};
 use crate::format::starts::{self, Starts};
+use crate::found::FoundReplicas;
 use crate::journal::Ring;
 use crate::open::{DATA, lock, read_checkpoint, read_identity, read_whole};
 use crate::reader::Reader;
 use crate::scrub::harm_of_blocks;
 use crate::slots::Slots;
-use crate::{Damage, Error, Harm, Identity, Lsn, map, recover, tail};
+use crate::{Damage, Error, Harm, Identity, Lsn, recover, tail};
 use quoin_disk::{Dir, File, Lock, OpenMode};
-use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId};
-use std::collections::BTreeMap;
+use quoin_types::EXTENT_BYTES;
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,21 +34,14 @@ pub struct Report {
     pub records: u64,
     /// Replicas.
     pub replicas: u64,
+    /// Their snapshots.
+    pub snapshots: u64,
     /// Extents that were ever touched.
     pub extents: u64,
     /// Blocks that hold data, each verified.
     pub blocks: u64,
     /// What is wrong, by name. Empty: all is well.
     pub problems: Vec<String>,
-}
-
-/// A replica as the next start would find it, from checkpoint and journal.
-struct Found {
-    state: ReplicaState,
-    /// Created after the checkpoint: its map file says nothing.
-    is_new: bool,
-    /// Extents that the journal changes, and which of their blocks it brings itself.
-    changes: BTreeMap<ExtentIndex, (Entry, u16)>,
 }
 
 /// A disk, read.
@@ -121,20 +114,70 @@ pub fn dump(dir: &Arc<dyn Dir>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     }
     writeln!(out, "journal: ends at {}; durable to {} at least", reader.end(), reader.durable)
         .map_err(text)?;
-    for (id, found) in offline.replay(&mut Report::default())? {
-        let (segment_bytes, position) = (found.state.segment_bytes, found.state.position);
-        writeln!(out, "replica {id}: {segment_bytes} bytes, position {position}").map_err(text)?;
-        for (extent, entry) in offline.entries(id, &found)? {
-            match entry {
-                Some((Entry { slot, version, zero_mask, .. }, _)) => {
-                    writeln!(out, "  extent {extent}: {slot:?}, version {version}, zero {zero_mask:016b}")
-                }
-                None => writeln!(out, "  extent {extent}: its map entry is damaged"),
-            }
-            .map_err(text)?;
+    for found in offline.replay(&mut Report::default())?.replicas.into_values() {
+        write!(out, "{}", ReplicaLines(&found.state)).map_err(text)?;
+        for ((layer, extent), cell) in found.entries(&offline.dir, offline.salt)? {
+            writeln!(out, "  {}extent {extent}: {}", LayerPrefix(layer), CellText(cell)).map_err(text)?;
         }
     }
     Ok(())
+}
+
+/// What a replica is a clone of.
+struct BaseText(Option<MapId>);
+
+impl fmt::Display for BaseText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(MapId { replica, layer }) = self.0 else { return Ok(()) };
+        write!(f, "a clone of layer {} of replica {replica}, ", layer.0)
+    }
+}
+
+/// Which layer an extent is of, unless it is what the replica is now.
+struct LayerPrefix(Layer);
+
+impl fmt::Display for LayerPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == Layer::LIVE { Ok(()) } else { write!(f, "layer {} ", self.0.0) }
+    }
+}
+
+/// An entry of a map.
+struct CellText(Option<Cell>);
+
+impl fmt::Display for CellText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Cell::Entry(Entry { slot, version, zero_mask, .. })) => {
+                match slot {
+                    Some(slot) => write!(f, "slot {}", slot.0)?,
+                    None => write!(f, "no slot")?,
+                }
+                write!(f, ", version {version}, zero {zero_mask:016b}")
+            }
+            Some(Cell::Empty) => write!(f, "never written"),
+            Some(Cell::AsBase) => write!(f, "not written then"),
+            Some(Cell::Lost) => write!(f, "lost"),
+            None => write!(f, "its map entry is damaged"),
+        }
+    }
+}
+
+/// A replica, without its extents.
+struct ReplicaLines<'a>(&'a ReplicaState);
+
+impl fmt::Display for ReplicaLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ReplicaState { id, segment_bytes, base, dropped, position, layers, .. } = self.0;
+        let dropped = if *dropped { ", dropped, kept for its clones" } else { "" };
+        writeln!(f, "replica {id}: {segment_bytes} bytes, {}position {position}{dropped}", BaseText(*base))?;
+        for LayerState { layer, snapshot, seq, deleted, folded, .. } in layers {
+            let deleted =
+                if *deleted { format!(", deleted, folded to extent {folded}") } else { String::new() };
+            writeln!(f, "  layer {}: snapshot {snapshot} at {seq}{deleted}", layer.0)?;
+        }
+        Ok(())
+    }
 }
 
 /// A record in one line.
@@ -145,26 +188,28 @@ impl fmt::Display for Line<'_> {
         let Record { lsn, replica, position, body } = self.0;
         write!(f, "record {lsn}: replica {replica}, ")?;
         match body {
-            Body::Create { segment_bytes, meta } => {
-                write!(f, "create, {segment_bytes} bytes, meta of {} bytes", meta.len())?;
+            Body::Create { segment_bytes, base, meta } => {
+                write!(f, "create, {segment_bytes} bytes, {}meta of {} bytes", BaseText(*base), meta.len())?;
             }
             Body::Drop => write!(f, "drop")?,
             Body::Meta(meta) => write!(f, "meta of {} bytes", meta.len())?,
-            Body::Extents { changes, .. } => {
-                write!(f, "extents")?;
-                for change in changes {
-                    let (slot, version) = (change.entry.slot, change.entry.version);
-                    let (data, placed) = (change.data_mask, change.placed_mask);
-                    write!(
-                        f,
-                        " [{} version {version} {slot:?} data {data:04x} placed {placed:04x}]",
-                        change.extent
-                    )?;
-                }
-            }
-            Body::Zero { first, count, version } => {
+            Body::Extents { .. } => write!(f, "extents")?,
+            Body::Zero { first, count, version, .. } => {
                 write!(f, "zero, {count} from {first}, version {version}")?;
             }
+            Body::Snapshot { layer, snapshot } => write!(f, "snapshot {snapshot}, layer {}", layer.0)?,
+            Body::Delete { layer } => write!(f, "layer {} deleted", layer.0)?,
+            Body::Fold { layer, through: Some(through), .. } => {
+                write!(f, "layer {} folded to extent {through}", layer.0)?;
+            }
+            Body::Fold { layer, through: None, .. } => write!(f, "layer {} gone", layer.0)?,
+        }
+        for change in body.changes() {
+            let ExtentChange { extent, layer, data_mask, placed_mask, cell, .. } = change;
+            let (prefix, cell) = (LayerPrefix(*layer), CellText(Some(*cell)));
+            write!(f, " [{prefix}{extent}: {cell}, data {data_mask:04x} placed {placed_mask:04x}")?;
+            change.copy_from.map_or(Ok(()), |slot| write!(f, " copied from slot {}", slot.0))?;
+            write!(f, "]")?;
         }
         position.map_or(Ok(()), |position| write!(f, ", position {position}"))
     }
@@ -186,62 +231,33 @@ impl Offline {
     }
 
     /// All replicas as the journal's end leaves them.
-    fn replay(&self, report: &mut Report) -> Result<BTreeMap<ReplicaId, Found>, Error> {
-        let known = self.checkpoint.replicas.iter().cloned();
-        let known = known.map(|state| (state.id, Found { state, is_new: false, changes: BTreeMap::new() }));
-        let mut replicas: BTreeMap<ReplicaId, Found> = known.collect();
+    fn replay(&self, report: &mut Report) -> Result<FoundReplicas, Error> {
+        let mut replicas = FoundReplicas::of(&self.checkpoint.replicas);
         report.end = tail::find_end(self.reader(), &*self.data)?;
         report.records = report.end.0 - self.checkpoint.lsn.0;
         let mut reader = self.reader();
         reader.limit = report.end;
         while let Some((records, whole)) = reader.next_batch()? {
-            for record in &records {
-                replay_record(&mut replicas, record)?;
-            }
+            records.iter().try_for_each(|record| replicas.replay(record))?;
             if !whole {
                 break;
             }
         }
+        replicas.forget_dropped();
         Ok(replicas)
-    }
-
-    /// The entries of a replica, in order, with the blocks that the journal brings; `None` for damaged ones.
-    fn entries(
-        &self,
-        id: ReplicaId,
-        found: &Found,
-    ) -> Result<BTreeMap<ExtentIndex, Option<(Entry, u16)>>, Error> {
-        let mut entries = BTreeMap::new();
-        if !found.is_new {
-            let name = map::file_name(id);
-            let file = self.dir.open(&name, OpenMode::Existing).map_err(Error::io(&*name))?;
-            let mut header = [0; 40];
-            file.read_at(&mut header, 0).map_err(Error::io(&*name))?;
-            if header != map::header(self.salt, id, found.state.segment_bytes) {
-                return Err(Error::corrupt(name, "its header is wrong"));
-            }
-            let chunks = (0..found.state.chunks.len() as u32 * 64)
-                .filter(|chunk| found.state.chunks[(chunk / 64) as usize] >> (chunk % 64) & 1 == 1);
-            for chunk in chunks {
-                let read = map::read_chunk(&*file, self.salt, id, chunk).map_err(Error::io(&*name))?;
-                entries
-                    .extend(read.into_iter().map(|(extent, entry)| (extent, entry.map(|entry| (entry, 0)))));
-            }
-        }
-        entries.extend(found.changes.iter().map(|(extent, change)| (*extent, Some(*change))));
-        Ok(entries)
     }
 
     fn check_replicas(
         &self,
-        found: &BTreeMap<ReplicaId, Found>,
+        all: &FoundReplicas,
         report: &mut Report,
         problems: &mut Vec<String>,
     ) -> Result<(), Error> {
         let mut slots = Slots::new(self.identity.capacity_bytes / EXTENT_BYTES);
-        for (&replica, found) in found {
+        for (&replica, found) in &all.replicas {
             report.replicas += 1;
-            let entries = match self.entries(replica, found) {
+            report.snapshots += found.state.layers.iter().filter(|layer| !layer.deleted).count() as u64;
+            let entries = match found.entries(&self.dir, self.salt) {
                 Ok(entries) => entries,
                 Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
                     problems.push(error.to_string());
@@ -249,12 +265,18 @@ impl Offline {
                 }
                 Err(error) => return Err(error),
             };
-            for (extent, entry) in entries {
+            for ((layer, extent), cell) in entries {
                 report.extents += 1;
-                let damage = |version, harm| Damage { replica, extent, version, harm }.to_string();
-                let Some((entry, in_journal)) = entry else {
-                    problems.push(damage(None, Harm::Entry));
-                    continue;
+                let snapshot = found.state.layers.iter().find(|state| state.layer == layer);
+                let snapshot = snapshot.map(|state| state.snapshot);
+                let damage = |version, harm| Damage { replica, snapshot, extent, version, harm }.to_string();
+                let entry = match cell {
+                    Some(Cell::Entry(entry)) => entry,
+                    Some(Cell::Empty | Cell::AsBase) => continue,
+                    Some(Cell::Lost) | None => {
+                        problems.push(damage(None, Harm::Entry));
+                        continue;
+                    }
                 };
                 if let Some(slot) = entry.slot
                     && !slots.mark_used(slot)
@@ -265,45 +287,11 @@ impl Offline {
                     ));
                 }
                 report.blocks += u64::from(entry.zero_mask.count_zeros());
-                let on_disk = !entry.zero_mask & !in_journal;
+                let on_disk = !entry.zero_mask & !entry.slot.map_or(0, |slot| all.elsewhere(slot));
                 let harm = harm_of_blocks(&*self.data, extent, &entry, on_disk);
                 problems.extend(harm.map(|harm| damage(Some(entry.version), harm)));
             }
         }
         Ok(())
     }
-}
-
-/// What a record makes of the replicas.
-fn replay_record(replicas: &mut BTreeMap<ReplicaId, Found>, record: &Record) -> Result<(), Error> {
-    let id = record.replica;
-    if let Body::Create { segment_bytes, .. } = record.body {
-        let state = ReplicaState { id, segment_bytes, ..ReplicaState::default() };
-        replicas.insert(id, Found { state, is_new: true, changes: BTreeMap::new() });
-    }
-    let Some(found) = replicas.get_mut(&id) else {
-        return Err(Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn)));
-    };
-    if let Some(position) = record.position {
-        found.state.position = position;
-    }
-    match &record.body {
-        Body::Extents { changes, .. } => {
-            for change in changes {
-                let entry = change.entry;
-                // What the journal brought before counts on, while the slot is the same.
-                let before = found.changes.get(&change.extent).filter(|(old, _)| old.slot == entry.slot);
-                let in_journal = before.map_or(0, |(_, mask)| *mask) | change.data_mask;
-                found.changes.insert(change.extent, (entry, in_journal));
-            }
-        }
-        Body::Zero { first, count, version } => {
-            for extent in (first.0..first.0 + count).map(ExtentIndex) {
-                found.changes.insert(extent, (Entry::zeroed(*version), 0));
-            }
-        }
-        Body::Drop => drop(replicas.remove(&id)),
-        Body::Create { .. } | Body::Meta(_) => {}
-    }
-    Ok(())
 }

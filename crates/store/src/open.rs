@@ -6,12 +6,14 @@ use crate::format::starts::{self, Starts};
 use crate::format::{BLOCK, Salt, superblock};
 use crate::journal::{Journal, Ring, file_name};
 use crate::place::Placements;
+use crate::pool::Pool;
+use crate::slot_data::SlotData;
 use crate::slots::Slots;
 use crate::{Error, Identity, Opened, Options, Statistics, map, recover};
 use bytes::Bytes;
 use quoin_disk::{Dir, File, Lock, OpenMode};
 use quoin_types::{BootId, ClusterId, EXTENT_BYTES};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -123,6 +125,9 @@ impl Engine {
             slots,
             reserve_slots,
             replicas: HashMap::default(),
+            with_deleted: BTreeSet::new(),
+            pool: Pool::open(&*dir, salt)?,
+            slot_data: SlotData::default(),
             accepted: checkpoint.lsn,
             durable: checkpoint.lsn,
             sync_under_way: false,
@@ -140,6 +145,7 @@ impl Engine {
             checkpoint_in_flight: None,
             names_changed: true,
             freed: VecDeque::new(),
+            freed_chunks: VecDeque::new(),
             quarantine: VecDeque::new(),
             read_epoch: Arc::new(()),
             poisoned: None,

@@ -6,10 +6,11 @@
 
 use crate::engine::Engine;
 use crate::format::record::Run;
+use crate::slots::Slot;
 use crate::task::{Task, Work};
 use crate::{Error, Lsn};
 use quoin_disk::File;
-use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId};
+use quoin_types::{BLOCK_BYTES, EXTENT_BYTES};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const DIRECT_BYTES_MIN: u64 = EXTENT_BYTES;
 #[derive(Default)]
 pub(crate) struct Placements {
     /// Of the current batch.
-    gathered: Vec<(ReplicaId, Lsn, Run)>,
+    gathered: Vec<(Lsn, Run)>,
     gathered_bytes: u64,
     /// Of batches that were written, in their order.
     in_flight: VecDeque<Placing>,
@@ -45,7 +46,7 @@ struct Placing {
     /// While it is under way, the last record that may be accepted; and the last one of its batch.
     before: Lsn,
     lsn: Lsn,
-    runs: Vec<(ReplicaId, Lsn, ExtentIndex)>,
+    runs: Vec<(Lsn, Slot)>,
     bytes: u64,
     task: Task<PlaceWork>,
     is_done: bool,
@@ -105,9 +106,9 @@ impl Run {
 }
 
 impl Placements {
-    pub(crate) fn push(&mut self, id: ReplicaId, lsn: Lsn, run: Run) {
+    pub(crate) fn push(&mut self, lsn: Lsn, run: Run) {
         self.gathered_bytes += run.data.len() as u64;
-        self.gathered.push((id, lsn, run));
+        self.gathered.push((lsn, run));
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -128,16 +129,16 @@ impl Placements {
     /// Makes jobs of what has gathered. `before` and `lsn` as in [`Placing`]. Says how many bytes that are.
     fn make_jobs(&mut self, data: &Arc<dyn File>, before: Lsn, lsn: Lsn) -> u64 {
         let mut gathered = std::mem::take(&mut self.gathered);
-        gathered.sort_unstable_by_key(|(_, _, run)| run.byte_offset());
+        gathered.sort_unstable_by_key(|(_, run)| run.byte_offset());
         self.unsynced |= !gathered.is_empty();
         let mut gathered = gathered.into_iter().peekable();
         while gathered.peek().is_some() {
             let (mut runs, mut written, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while let Some((id, of, run)) =
-                gathered.next_if(|(_, _, run)| bytes == 0 || bytes + run.data.len() as u64 <= JOB_BYTES)
+            while let Some((of, run)) =
+                gathered.next_if(|(_, run)| bytes == 0 || bytes + run.data.len() as u64 <= JOB_BYTES)
             {
                 bytes += run.data.len() as u64;
-                written.push((id, of, run.extent));
+                written.push((of, run.slot));
                 runs.push(run);
             }
             let task = Task::new(PlaceWork { data: data.clone(), runs });
@@ -219,10 +220,8 @@ impl Engine {
                 return Err(self.poison(Error::io("writing data")(error)));
             }
             placements.in_flight_bytes -= placing.bytes;
-            for (id, lsn, extent) in std::mem::take(&mut placing.runs) {
-                if let Some(replica) = self.replicas.get_mut(&id) {
-                    replica.overlay.placed(lsn, extent);
-                }
+            for (lsn, slot) in std::mem::take(&mut placing.runs) {
+                self.slot_data.placed(lsn, slot);
             }
         }
         while placements.in_flight.pop_front_if(|first| first.is_done).is_some() {}

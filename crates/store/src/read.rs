@@ -4,6 +4,8 @@ use crate::Error;
 use crate::engine::Engine;
 use crate::format::BLOCK;
 use crate::format::entry::Entry;
+use crate::slot_data::Source;
+use crate::view::View;
 use crate::write::parts;
 use bytes::Bytes;
 use quoin_disk::File;
@@ -20,6 +22,7 @@ const ZERO_CHECKSUM: u32 = 0xC71C_0011;
 /// [`ReadPlan::run`], on any thread. Dropping it is fine.
 pub struct ReadPlan {
     id: ReplicaId,
+    view: View,
     offset: u64,
     length: u64,
     /// Leave out the blocks that are zero.
@@ -141,23 +144,31 @@ impl Engine {
         ZERO_CHECKSUM
     }
 
-    /// Plans a read of whole blocks, at most 1 MiB, of the replica as the last record left it.
-    pub fn read(&mut self, id: ReplicaId, offset_bytes: u64, length_bytes: u64) -> Result<ReadPlan, Error> {
+    /// Plans a read of whole blocks, at most 1 MiB, of the replica as the last record left it, or as it was at a snapshot.
+    pub fn read(
+        &mut self,
+        id: ReplicaId,
+        view: View,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<ReadPlan, Error> {
         self.check_range(id, offset_bytes, length_bytes, READ_BYTES_MAX)?;
         self.statistics.reads += 1;
-        self.plan(id, offset_bytes, length_bytes, false)
+        self.plan(id, view, offset_bytes, length_bytes, false)
     }
 
     pub(crate) fn plan(
         &self,
         id: ReplicaId,
+        view: View,
         offset: u64,
         length: u64,
         compact: bool,
     ) -> Result<ReadPlan, Error> {
-        let replica = self.replica_ref(id)?;
+        let map = self.map_of(id, view)?;
         let mut plan = ReadPlan {
             id,
+            view,
             offset,
             length,
             compact,
@@ -170,7 +181,7 @@ impl Engine {
         };
         let mut bytes = 0;
         for (extent, blocks) in parts(offset, length) {
-            let entry = replica.current(extent)?;
+            let entry = self.seen(map, extent)?;
             bytes += blocks.clone().filter(|block| !compact || !entry.is_zero(*block)).count() * BLOCK;
             plan.parts.push(Part { extent, blocks, entry });
         }
@@ -190,8 +201,9 @@ impl Engine {
         if part.blocks.clone().any(|block| part.entry.is_zero(block)) {
             return None;
         }
-        let overlay = self.replicas.get(&plan.id)?.overlay.get(part.extent)?;
-        let data = overlay.data_from(part.blocks.start)?;
+        let Source::Memory(data) = self.slot_data.source(part.entry.slot?, part.blocks.start) else {
+            return None;
+        };
         (data.len() as u64 >= plan.length).then(|| data.slice(..plan.length as usize))
     }
 
@@ -199,21 +211,21 @@ impl Engine {
     fn fill_from_overlay(&self, plan: &mut ReadPlan, buffer: &mut [u8]) {
         let mut start = 0;
         for index in 0..plan.parts.len() {
-            let Part { extent, blocks, entry } = &plan.parts[index];
+            let Part { blocks, entry, .. } = &plan.parts[index];
             let (entry, blocks) = (*entry, blocks.clone());
-            let overlay = self.replicas.get(&plan.id).and_then(|replica| replica.overlay.get(*extent));
             for block in blocks {
                 if entry.is_zero(block) {
                     start += if plan.compact { 0 } else { BLOCK };
                     continue;
                 }
-                let pending = overlay.and_then(|overlay| overlay.data_from(block));
-                match (pending, entry.slot) {
-                    (Some(data), _) => buffer[start..start + BLOCK].copy_from_slice(&data[..BLOCK]),
-                    (None, Some(slot)) => {
+                match entry.slot.map(|slot| self.slot_data.source(slot, block)) {
+                    Some(Source::Memory(data)) => {
+                        buffer[start..start + BLOCK].copy_from_slice(&data[..BLOCK]);
+                    }
+                    Some(Source::File(slot)) => {
                         plan.add_fetch(slot.byte_offset() + u64::from(block) * BLOCK_BYTES, start);
                     }
-                    (None, None) => {}
+                    None => {}
                 }
                 start += BLOCK;
             }
@@ -256,31 +268,22 @@ impl Engine {
                 }
                 let expected = part.entry.checksums[block as usize];
                 if crc32fast::hash(&data[start..start + BLOCK]) != expected {
-                    return self.judge_mismatch(plan.id, plan.offset, plan.length, plan.compact, part, block);
+                    let Part { extent, entry, .. } = *part;
+                    if self.seen(self.map_of(plan.id, plan.view)?, extent)? != entry {
+                        // R3: a block read while it was being overwritten is no damage.
+                        self.statistics.read_retries += 1;
+                        let again = self.plan(plan.id, plan.view, plan.offset, plan.length, plan.compact)?;
+                        return Ok(Verdict::Retry(again));
+                    }
+                    self.statistics.mismatches += 1;
+                    let block = BlockIndex(extent.first_block().0 + block);
+                    return Ok(Verdict::Mismatch(block, entry.version));
                 }
                 checksums.push(expected);
                 start += BLOCK;
             }
         }
         Ok(Verdict::Good(data, checksums, plan.parts.iter().map(|part| part.entry).collect()))
-    }
-
-    /// R3: a block read while it was being overwritten is no damage.
-    fn judge_mismatch(
-        &mut self,
-        id: ReplicaId,
-        offset: u64,
-        length: u64,
-        compact: bool,
-        part: &Part,
-        block: u32,
-    ) -> Result<Verdict, Error> {
-        if self.current(id, part.extent)? != part.entry {
-            self.statistics.read_retries += 1;
-            return Ok(Verdict::Retry(self.plan(id, offset, length, compact)?));
-        }
-        self.statistics.mismatches += 1;
-        Ok(Verdict::Mismatch(BlockIndex(part.extent.first_block().0 + block), part.entry.version))
     }
 }
 

@@ -1,16 +1,21 @@
 //! Recovery: the last checkpoint, then the journal's records in order, then a look at every map entry.
 
+use crate::checkpoint::needed;
 use crate::engine::Engine;
 use crate::format::Salt;
 use crate::format::checkpoint::Checkpoint;
+use crate::format::entry::{Layer, MapId};
 use crate::format::record::{Body, Record};
+use crate::layer::LayerMap;
 use crate::map::ExtentMap;
 use crate::open::read_checkpoint;
 use crate::reader::Reader;
-use crate::replica::{Replica, State};
+use crate::replica::Replica;
 use crate::{Error, Opened, tail};
+use foldhash::fast::FixedState;
 use quoin_disk::Dir;
 use quoin_types::{ExtentIndex, ReplicaId, Seq};
+use std::collections::HashMap;
 
 /// How much block data is gathered before it is applied: bounds memory, and lets neighbours be written together.
 const GROUP_BYTES: usize = 16 << 20;
@@ -27,11 +32,9 @@ impl Engine {
     /// Brings data and maps to the journal's end, and rebuilds what is kept in memory only.
     pub(crate) fn recover(&mut self, mut start: Checkpoint, opened: &mut Opened) -> Result<(), Error> {
         for state in std::mem::take(&mut start.replicas) {
-            let map = ExtentMap::open(&*self.dir, self.salt, state.id, state.segment_bytes, state.chunks)?;
-            let mut replica = Replica::new(state.segment_bytes, map);
-            replica.live = State { meta: state.meta, position: state.position };
-            replica.applied = Some(replica.live.clone());
-            self.replicas.insert(state.id, replica);
+            let chunks = state.chunks.clone();
+            let map = ExtentMap::open(&*self.dir, self.salt, state.id, state.segment_bytes, chunks)?;
+            self.replicas.insert(state.id, Replica::open(state, map, &mut self.pool)?);
         }
         let ring = self.journal.ring().clone();
         // What is read must be what the device has (E4): a page that only the cache has may be gone next time.
@@ -47,7 +50,15 @@ impl Engine {
         (self.accepted, self.durable) = (end, end);
         (self.applied, self.applied_position) = (end, reader.position);
         (opened.end, opened.replayed_bytes) = (end, reader.position - start.position);
-        self.replicas.retain(|_, replica| replica.dropped.is_none());
+        let needed = needed(&self.replicas, |replica| replica.dropped.is_none());
+        let all = std::mem::take(&mut self.replicas).into_iter();
+        let gone: HashMap<ReplicaId, Replica, FixedState>;
+        (self.replicas, gone) = all.partition(|(id, _)| needed.contains(id));
+        let layers = gone.into_values().flat_map(|replica| replica.layer_maps.into_values());
+        layers.flat_map(LayerMap::into_chunks).for_each(|chunk| self.pool.release(chunk));
+        let bases: Vec<Option<MapId>> = self.replicas.values().map(|replica| replica.base).collect();
+        bases.into_iter().for_each(|base| self.count_clone(base, 1));
+        self.find_deleted();
         self.rebuild_slots(opened)
     }
 
@@ -75,35 +86,32 @@ impl Engine {
     /// What the verbs did before they appended the record.
     fn prepare_replay(&mut self, record: &Record) -> Result<(), Error> {
         let id = record.replica;
-        if let Body::Create { segment_bytes, .. } = &record.body {
+        if let Body::Create { segment_bytes, base, .. } = &record.body {
             // Whatever was stored there is stored again by the records that follow (E3).
             let map = ExtentMap::create(&*self.dir, self.salt, id, *segment_bytes)?;
-            self.replicas.insert(id, Replica::new(*segment_bytes, map));
+            self.replicas.insert(id, Replica::new(id, *segment_bytes, *base, map));
         }
         let capacity = self.slots.count();
         let damaged =
             || Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn));
         let replica = self.replicas.get_mut(&id).ok_or_else(damaged)?;
         let extents = replica.map.extents();
-        match &record.body {
-            Body::Extents { changes, .. } => {
-                for change in changes {
-                    let slot_exists = change.entry.slot.is_none_or(|slot| slot.0 < capacity);
-                    if change.extent.0 >= extents || !slot_exists {
-                        return Err(damaged());
-                    }
-                    replica.map.prepare_store(change.extent, 1)?;
-                }
+        for change in record.body.changes() {
+            let slots = change.cell.slot().into_iter().chain(change.copy_from);
+            if change.extent.0 >= extents || slots.into_iter().any(|slot| slot.0 >= capacity) {
+                return Err(damaged());
             }
-            Body::Zero { first, count, .. } => {
-                if first.0.checked_add(*count).is_none_or(|end| end > extents) {
-                    return Err(damaged());
-                }
-                replica.map.prepare_store(*first, *count)?;
-            }
-            Body::Create { .. } | Body::Drop | Body::Meta(_) => {}
+            replica.prepare_store(&mut self.pool, change.layer, change.extent, 1)?;
         }
-        replica.replay_state(record);
+        if let Body::Zero { first, count, keep_in, .. } = &record.body {
+            if first.0.checked_add(*count).is_none_or(|end| end > extents) {
+                return Err(damaged());
+            }
+            for layer in [Some(Layer::LIVE), *keep_in].into_iter().flatten() {
+                replica.prepare_store(&mut self.pool, layer, *first, *count)?;
+            }
+        }
+        replica.change_state(record);
         Ok(())
     }
 
@@ -111,7 +119,7 @@ impl Engine {
     fn rebuild_slots(&mut self, opened: &mut Opened) -> Result<(), Error> {
         let mut ids: Vec<ReplicaId> = self.replicas.keys().copied().collect();
         ids.sort_unstable();
-        let Engine { slots, replicas, .. } = self;
+        let Engine { slots, replicas, pool, .. } = self;
         for id in ids {
             let Some(replica) = replicas.get_mut(&id) else { continue };
             let (mut allocated, mut bounds, mut twice) = (0, Vec::new(), None);
@@ -132,6 +140,20 @@ impl Engine {
                 }
                 true
             });
+            for info in &replica.live.layers {
+                let Some(map) = replica.layer_maps.get_mut(&info.layer) else { continue };
+                let snapshot = info.snapshot;
+                map.find_present(pool, info.folded, |extent, cell| match cell {
+                    Some(cell) => {
+                        let Some(slot) = cell.slot() else { return };
+                        allocated += 1;
+                        if !slots.mark_used(slot) {
+                            twice = Some((extent, slot));
+                        }
+                    }
+                    None => tracing::error!(replica = %id, %snapshot, %extent, "a snapshot's map entry is damaged"),
+                });
+            }
             if let Some((extent, slot)) = twice {
                 let what = format!("the map entry of extent {extent} of replica {id}");
                 return Err(Error::corrupt(

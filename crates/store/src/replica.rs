@@ -1,126 +1,273 @@
-//! One replica on the disk: its state as appended, its state as applied, its map and its overlay.
+//! One replica on the disk: its state as appended, its state as applied, its map, its overlay and its layers.
 
-use crate::format::entry::Entry;
+use crate::format::checkpoint::ReplicaState;
+use crate::format::entry::{Cell, Entry, Layer, MapId};
 use crate::format::record::{Body, Record};
+use crate::layer::{LayerInfo, LayerMap};
 use crate::map::ExtentMap;
 use crate::overlay::Overlay;
+use crate::pool::{Pool, PoolChunk};
 use crate::{Error, Lsn};
 use bytes::Bytes;
-use quoin_types::{ExtentIndex, Seq};
+use quoin_types::{ExtentIndex, ReplicaId, Seq, Version};
+use std::collections::BTreeMap;
 
-/// The replication state that the engine keeps for its owner.
+/// What records make of a replica, its extents apart.
 #[derive(Clone, Default)]
 pub(crate) struct State {
     pub(crate) meta: Bytes,
     pub(crate) position: Seq,
+    /// From the oldest to the newest.
+    pub(crate) layers: Vec<LayerInfo>,
+    /// The number of the layer made last.
+    pub(crate) last_layer: Layer,
+    pub(crate) dropped: bool,
 }
 
 impl State {
     fn change(&mut self, record: &Record) {
-        if let Body::Meta(meta) | Body::Create { meta, .. } = &record.body {
-            self.meta = meta.clone();
-        }
         if let Some(position) = record.position {
             self.position = position;
         }
+        match &record.body {
+            Body::Meta(meta) | Body::Create { meta, .. } => self.meta = meta.clone(),
+            Body::Drop => self.dropped = true,
+            Body::Snapshot { layer, snapshot } => {
+                self.last_layer = *layer;
+                self.layers.push(LayerInfo {
+                    layer: *layer,
+                    snapshot: *snapshot,
+                    seq: self.position,
+                    deleted: false,
+                    folded: ExtentIndex(0),
+                });
+            }
+            Body::Delete { layer } => self.layer_mut(*layer).into_iter().for_each(|info| info.deleted = true),
+            Body::Fold { layer, through: Some(through), .. } => {
+                self.layer_mut(*layer).into_iter().for_each(|info| info.folded = ExtentIndex(through.0 + 1));
+            }
+            Body::Fold { layer, through: None, .. } => self.layers.retain(|info| info.layer != *layer),
+            Body::Extents { .. } | Body::Zero { .. } => {}
+        }
+    }
+
+    fn layer_mut(&mut self, layer: Layer) -> Option<&mut LayerInfo> {
+        self.layers.iter_mut().find(|info| info.layer == layer)
     }
 }
 
 pub(crate) struct Replica {
+    pub(crate) id: ReplicaId,
     pub(crate) segment_bytes: u64,
+    /// What its extents are before they are written here: those of another replica's layer.
+    pub(crate) base: Option<MapId>,
     /// With every record appended.
     pub(crate) live: State,
-    /// With every record applied: what a checkpoint says (E3). `None` before the creation and after the drop.
+    /// With every record applied: what a checkpoint says (E3). `None` before the creation.
     pub(crate) applied: Option<State>,
-    /// The record that dropped it. It stays here, invisible, until a checkpoint past that (E2).
+    /// The record that dropped it. It stays here, invisible, until a checkpoint past that (E2), or for its clones.
     pub(crate) dropped: Option<Lsn>,
+    /// The last durable checkpoint names it: it must be there should the disk be opened again now.
+    pub(crate) listed: bool,
     /// A job looks for its slots, after the drop.
     pub(crate) reclaiming: bool,
     pub(crate) map: ExtentMap,
-    /// E1: changes that are not in the map or the data file yet.
+    /// E1: changes that are not in the map yet.
     pub(crate) overlay: Overlay,
+    /// Of the layers in `live`, and of those whose end was not applied yet.
+    pub(crate) layer_maps: BTreeMap<Layer, LayerMap>,
     pub(crate) extents_allocated: u64,
 }
 
 impl Replica {
-    pub(crate) fn new(segment_bytes: u64, map: ExtentMap) -> Self {
+    pub(crate) fn new(id: ReplicaId, segment_bytes: u64, base: Option<MapId>, map: ExtentMap) -> Self {
         Self {
+            id,
             segment_bytes,
+            base,
             live: State::default(),
             applied: None,
             dropped: None,
+            listed: false,
             reclaiming: false,
             map,
             overlay: Overlay::default(),
+            layer_maps: BTreeMap::new(),
             extents_allocated: 0,
         }
     }
 
-    /// The extent as the last record left it.
-    pub(crate) fn current(&self, extent: ExtentIndex) -> Result<Entry, Error> {
+    /// As a checkpoint has it.
+    pub(crate) fn open(state: ReplicaState, map: ExtentMap, pool: &mut Pool) -> Result<Self, Error> {
+        let mut this = Self::new(state.id, state.segment_bytes, state.base, map);
+        for layer in &state.layers {
+            let id = MapId { replica: state.id, layer: layer.layer };
+            this.layer_maps.insert(layer.layer, LayerMap::open(id, &layer.chunks, pool)?);
+        }
+        this.live = State {
+            meta: state.meta,
+            position: state.position,
+            layers: state.layers.iter().map(LayerInfo::of).collect(),
+            last_layer: state.last_layer,
+            dropped: state.dropped,
+        };
+        this.dropped = state.dropped.then_some(Lsn(0));
+        this.applied = Some(this.live.clone());
+        Ok(this)
+    }
+
+    /// What a checkpoint says of it; `None` before its creation is applied.
+    pub(crate) fn state(&self) -> Option<ReplicaState> {
+        let applied = self.applied.as_ref()?;
+        let layers = applied.layers.iter().map(|info| info.state(self.layer_maps.get(&info.layer)));
+        Some(ReplicaState {
+            id: self.id,
+            segment_bytes: self.segment_bytes,
+            base: self.base,
+            dropped: applied.dropped,
+            position: applied.position,
+            last_layer: applied.last_layer,
+            layers: layers.collect(),
+            chunks: self.map.chunks().to_vec(),
+            meta: applied.meta.clone(),
+        })
+    }
+
+    /// What the live map says of the extent, as the last record left it.
+    pub(crate) fn own(&self, extent: ExtentIndex) -> Result<Entry, Error> {
         match self.overlay.get(extent) {
-            Some(overlay) => Ok(overlay.entry),
+            Some(entry) => Ok(entry),
             None => self.map.load(extent),
         }
     }
 
+    /// What the view from `layer` (the live one included) upwards says of the extent; `None`: it is as in the base.
+    pub(crate) fn seen_from(
+        &self,
+        pool: &Pool,
+        layer: Layer,
+        extent: ExtentIndex,
+    ) -> Result<Option<Entry>, Error> {
+        if layer != Layer::LIVE {
+            for (_, map) in self.layer_maps.range(layer..) {
+                match map.load(pool, extent)? {
+                    Cell::Empty | Cell::Lost => {}
+                    Cell::Entry(entry) => return Ok(Some(entry)),
+                    Cell::AsBase => return Ok(None),
+                }
+            }
+        }
+        if extent.0 >= self.map.extents() {
+            return Ok(None);
+        }
+        let own = self.own(extent)?;
+        Ok(Some(own).filter(|own| *own != Entry::UNTOUCHED))
+    }
+
+    /// The layer that must be given what the live map holds of the extent before that becomes this version: the newest one
+    /// that somebody can look from, that is older than the version, and sees the live map. Older ones then see it there.
+    pub(crate) fn keeper(&self, extent: ExtentIndex, version: Version) -> Option<Layer> {
+        for info in self.live.layers.iter().rev() {
+            let Some(map) = self.layer_maps.get(&info.layer) else { continue };
+            if map.holds(extent) {
+                return None;
+            }
+            let is_looked_from = !info.deleted || map.clones > 0;
+            if is_looked_from && info.seq < version {
+                return Some(info.layer);
+            }
+        }
+        None
+    }
+
+    /// Whether other replicas have its layers as their base.
+    pub(crate) fn is_base(&self) -> bool {
+        self.layer_maps.values().any(|map| map.clones > 0)
+    }
+
+    /// Sees to it that the entries of these extents can be stored. A layer that is gone needs nothing.
+    pub(crate) fn prepare_store(
+        &mut self,
+        pool: &mut Pool,
+        layer: Layer,
+        first: ExtentIndex,
+        count: u32,
+    ) -> Result<(), Error> {
+        if layer == Layer::LIVE {
+            return self.map.prepare_store(first, count);
+        }
+        let Some(map) = self.layer_maps.get_mut(&layer) else { return Ok(()) };
+        (first.0..first.0 + count).try_for_each(|extent| map.prepare_store(pool, ExtentIndex(extent)))
+    }
+
     /// Makes an appended record visible.
     pub(crate) fn enter(&mut self, record: &Record) {
+        self.change_state(record);
+        for change in record.body.changes() {
+            if change.layer != Layer::LIVE {
+                let map = self.layer_maps.get_mut(&change.layer);
+                map.into_iter().for_each(|map| map.put(record.lsn, change.extent, change.cell));
+                continue;
+            }
+            let entry = match change.cell {
+                Cell::Entry(entry) => entry,
+                Cell::Empty | Cell::AsBase | Cell::Lost => Entry::UNTOUCHED,
+            };
+            self.overlay.put(record.lsn, change.extent, entry);
+            self.map.raise_bound(change.extent, 1, entry.version);
+        }
+        if let Body::Zero { first, count, version, keep_in } = &record.body {
+            for extent in (first.0..first.0 + count).map(ExtentIndex) {
+                self.overlay.put(record.lsn, extent, Entry::zeroed(*version));
+                if let Some(map) = keep_in.and_then(|layer| self.layer_maps.get_mut(&layer)) {
+                    map.put(record.lsn, extent, Cell::AsBase);
+                }
+            }
+            self.map.raise_bound(*first, *count, *version);
+        }
+    }
+
+    /// What [`Replica::enter`] does for a record that is being replayed, whose entries go straight to the maps.
+    pub(crate) fn change_state(&mut self, record: &Record) {
         self.live.change(record);
         match &record.body {
-            Body::Create { .. } | Body::Meta(_) => {}
             Body::Drop => self.dropped = Some(record.lsn),
-            Body::Extents { changes, runs } => {
-                for change in changes {
-                    self.overlay.put_entry(record.lsn, change.extent, change.entry);
-                    if change.placed_mask != 0 {
-                        self.overlay.clear_runs(change.extent);
-                    }
-                    self.map.raise_bound(change.extent, 1, change.entry.version);
-                }
-                for run in runs {
-                    self.overlay.put_run(record.lsn, run.extent, run.first_block, run.data.clone());
-                }
+            Body::Snapshot { layer, .. } => {
+                let id = MapId { replica: self.id, layer: *layer };
+                self.layer_maps.insert(*layer, LayerMap::new(id));
             }
-            Body::Zero { first, count, version } => {
-                for extent in first.0..first.0 + count {
-                    self.overlay.put_entry(record.lsn, ExtentIndex(extent), Entry::zeroed(*version));
-                }
-                self.map.raise_bound(*first, *count, *version);
-            }
-        }
-    }
-
-    /// What [`Replica::enter`] does for a record that is being replayed, and so goes straight to the map.
-    pub(crate) fn replay_state(&mut self, record: &Record) {
-        self.live.change(record);
-        if let Body::Drop = &record.body {
-            self.dropped = Some(record.lsn);
-        }
-    }
-
-    /// The record is in data file and map, like everything up to `through`.
-    pub(crate) fn applied(&mut self, record: &Record, through: Lsn) {
-        match &record.body {
-            Body::Drop => self.applied = None,
-            Body::Create { .. } => self.applied.get_or_insert_default().change(record),
-            _ => {
-                if let Some(applied) = &mut self.applied {
-                    applied.change(record);
-                }
-            }
-        }
-        match &record.body {
-            Body::Extents { changes, .. } => {
-                changes.iter().for_each(|change| self.overlay.applied(through, change.extent));
-                self.map.set_dirty();
-            }
-            Body::Zero { first, count, .. } => {
-                (first.0..first.0 + count)
-                    .for_each(|extent| self.overlay.applied(through, ExtentIndex(extent)));
-                self.map.set_dirty();
+            Body::Fold { layer, through, .. } => {
+                self.layer_maps.get_mut(layer).into_iter().for_each(|map| map.forget(*through));
             }
             _ => {}
         }
+    }
+
+    /// The record is in data file and maps, like everything up to `through`. Returns chunks that are free with that.
+    pub(crate) fn applied(&mut self, record: &Record, through: Lsn) -> Vec<PoolChunk> {
+        self.applied.get_or_insert_default().change(record);
+        for change in record.body.changes() {
+            match self.layer_maps.get_mut(&change.layer) {
+                Some(map) => map.applied(through, change.extent),
+                None => self.overlay.applied(through, change.extent),
+            }
+        }
+        match &record.body {
+            Body::Zero { first, count, keep_in, .. } => {
+                for extent in (first.0..first.0 + count).map(ExtentIndex) {
+                    self.overlay.applied(through, extent);
+                    if let Some(map) = keep_in.and_then(|layer| self.layer_maps.get_mut(&layer)) {
+                        map.applied(through, extent);
+                    }
+                }
+                self.map.set_dirty();
+            }
+            Body::Extents { .. } => self.map.set_dirty(),
+            Body::Fold { layer, through: None, .. } => {
+                return self.layer_maps.remove(layer).into_iter().flat_map(LayerMap::into_chunks).collect();
+            }
+            _ => {}
+        }
+        Vec::new()
     }
 }

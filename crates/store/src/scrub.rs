@@ -4,9 +4,10 @@
 
 use crate::engine::Engine;
 use crate::format::BLOCK;
-use crate::format::entry::{ENTRY_BYTES, Entry};
+use crate::format::entry::{Cell, ENTRY_BYTES, Entry, Layer, MapId};
+use crate::pool::CHUNK_ENTRIES;
 use quoin_disk::File;
-use quoin_types::{BlockIndex, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, Version};
+use quoin_types::{BlockIndex, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq, SnapshotId, Version};
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Scrub {
     replica: ReplicaId,
+    /// Which of its maps: the live one first.
+    layer: Layer,
     next: ExtentIndex,
     laps: u64,
 }
@@ -30,9 +33,9 @@ pub struct ScrubJob {
     data: Arc<dyn File>,
     /// E2: while this is held, no slot that the step reads is used for anything else.
     _epoch: Arc<()>,
-    extents: Vec<(ReplicaId, ExtentIndex, Entry)>,
-    found: Vec<Damage>,
-    suspects: Vec<(ReplicaId, ExtentIndex, Entry, Harm)>,
+    extents: Vec<(MapId, ExtentIndex, Entry)>,
+    found: Vec<(MapId, ExtentIndex)>,
+    suspects: Vec<(MapId, ExtentIndex, Entry, Harm)>,
     report: ScrubReport,
 }
 
@@ -65,6 +68,8 @@ pub enum Harm {
 pub struct Damage {
     /// Whose.
     pub replica: ReplicaId,
+    /// The snapshot that it is kept for; `None` where it is what the replica is now.
+    pub snapshot: Option<SnapshotId>,
     /// Which.
     pub extent: ExtentIndex,
     /// Its version, which a repair must name (rule R3); `None` where nobody knows it.
@@ -82,15 +87,34 @@ impl fmt::Display for Damage {
                 write!(f, "block {block} (extent {extent}) of replica {replica} is damaged")
             }
             Harm::Unreadable => write!(f, "extent {extent} of replica {replica} cannot be read"),
-        }
+        }?;
+        self.snapshot.map_or(Ok(()), |snapshot| write!(f, " (kept for snapshot {snapshot})"))
     }
 }
 
 impl ScrubJob {
+    fn add(&mut self, map: MapId, extent: ExtentIndex, entry: Entry) {
+        self.report.extents += 1;
+        self.report.bytes += ENTRY_BYTES as u64 + u64::from(entry.zero_mask.count_zeros()) * BLOCK as u64;
+        self.extents.push((map, extent, entry));
+    }
+
+    fn add_damaged(&mut self, map: MapId, extent: ExtentIndex) {
+        self.report.extents += 1;
+        self.report.bytes += ENTRY_BYTES as u64;
+        self.found.push((map, extent));
+    }
+
+    /// The extent is being written.
+    fn skip(&mut self) {
+        self.report.skipped += 1;
+        self.report.bytes += ENTRY_BYTES as u64;
+    }
+
     /// Reads and verifies; waits for the device, not only for the page cache.
     pub fn run(&mut self) {
-        for (id, extent, entry) in std::mem::take(&mut self.extents) {
-            self.suspects.extend(harm_of(&*self.data, extent, &entry).map(|harm| (id, extent, entry, harm)));
+        for (map, extent, entry) in std::mem::take(&mut self.extents) {
+            self.suspects.extend(harm_of(&*self.data, extent, &entry).map(|harm| (map, extent, entry, harm)));
         }
     }
 }
@@ -132,12 +156,12 @@ impl Engine {
         ids.sort_unstable();
         for id in ids {
             if id != scrub.replica {
-                (scrub.replica, scrub.next) = (id, ExtentIndex(0));
+                *scrub = Scrub { replica: id, laps: scrub.laps, ..Scrub::default() };
             }
             if !self.scrub_replica(scrub, budget_bytes, &mut job) {
                 return Some(job);
             }
-            (scrub.replica, scrub.next) = (ReplicaId(id.0 + 1), ExtentIndex(0));
+            *scrub = Scrub { replica: ReplicaId(id.0 + 1), laps: scrub.laps, ..Scrub::default() };
         }
         if job.report.bytes > 0 || job.report.skipped > 0 {
             return Some(job);
@@ -148,6 +172,41 @@ impl Engine {
 
     /// Adds extents of one replica; `false` when the budget is used up before its end.
     fn scrub_replica(&mut self, scrub: &mut Scrub, budget_bytes: u64, job: &mut ScrubJob) -> bool {
+        if scrub.layer == Layer::LIVE {
+            if !self.scrub_live(scrub, budget_bytes, job) {
+                return false;
+            }
+            (scrub.layer, scrub.next) = (Layer(1), ExtentIndex(0));
+        }
+        self.scrub_layers(scrub, budget_bytes, job)
+    }
+
+    fn scrub_layers(&self, scrub: &mut Scrub, budget_bytes: u64, job: &mut ScrubJob) -> bool {
+        let Some(replica) = self.replicas.get(&scrub.replica) else { return true };
+        for (layer, map) in replica.layer_maps.range(scrub.layer..) {
+            if *layer != scrub.layer {
+                (scrub.layer, scrub.next) = (*layer, ExtentIndex(0));
+            }
+            let extents =
+                map.chunks_from(scrub.next.0 / CHUNK_ENTRIES).flat_map(|chunk| map.extents_of(chunk));
+            for extent in extents.filter(|extent| *extent >= scrub.next).collect::<Vec<_>>() {
+                if job.report.bytes >= budget_bytes {
+                    scrub.next = extent;
+                    return false;
+                }
+                let id = MapId { replica: scrub.replica, layer: *layer };
+                match map.get(&self.pool, extent) {
+                    _ if map.is_pending(extent) => job.skip(),
+                    Some(Cell::Lost) | None => job.add_damaged(id, extent),
+                    Some(Cell::Entry(entry)) => job.add(id, extent, entry),
+                    Some(Cell::Empty | Cell::AsBase) => job.report.extents += 1,
+                }
+            }
+        }
+        true
+    }
+
+    fn scrub_live(&mut self, scrub: &mut Scrub, budget_bytes: u64, job: &mut ScrubJob) -> bool {
         let Some(replica) = self.replicas.get_mut(&scrub.replica) else { return true };
         let (mut ended, mut damaged) = (true, Vec::new());
         replica.map.scan(scrub.next, None, |extent, entry| {
@@ -156,17 +215,9 @@ impl Engine {
                 scrub.next = extent;
                 return false;
             }
-            job.report.bytes += ENTRY_BYTES as u64;
-            if replica.overlay.get(extent).is_some() {
-                job.report.skipped += 1;
-                return true;
-            }
-            job.report.extents += 1;
             match entry {
-                Some(entry) => {
-                    job.report.bytes += (16 - u64::from(entry.zero_mask.count_ones())) * BLOCK as u64;
-                    job.extents.push((scrub.replica, extent, entry));
-                }
+                _ if replica.overlay.get(extent).is_some() => job.skip(),
+                Some(entry) => job.add(MapId::live(scrub.replica), extent, entry),
                 None => damaged.push(extent),
             }
             true
@@ -174,7 +225,7 @@ impl Engine {
         for extent in damaged {
             // Nobody knows its version: no list of changes may pass over it.
             replica.map.raise_bound(extent, 1, Seq(u64::MAX));
-            job.found.push(Damage { replica: scrub.replica, extent, version: None, harm: Harm::Entry });
+            job.add_damaged(MapId::live(scrub.replica), extent);
         }
         ended
     }
@@ -183,19 +234,47 @@ impl Engine {
     pub fn finish_scrub(&mut self, mut job: ScrubJob) -> ScrubReport {
         job.run();
         let ScrubJob { found, suspects, mut report, .. } = job;
-        report.damaged = found;
-        for (replica, extent, entry, harm) in suspects {
-            let is_unchanged = self.replica_ref(replica).is_ok_and(|state| {
-                state.overlay.get(extent).is_none() && state.map.load(extent).is_ok_and(|now| now == entry)
-            });
-            if is_unchanged {
-                report.damaged.push(Damage { replica, extent, version: Some(entry.version), harm });
-            } else {
-                report.skipped += 1;
+        for (map, extent) in found {
+            report.damaged.extend(self.damage(map, extent, None, Harm::Entry));
+        }
+        for (map, extent, entry, harm) in suspects {
+            match self.damage(map, extent, Some(entry.version), harm) {
+                Some(damage) if self.is_still(map, extent, entry) => report.damaged.push(damage),
+                _ => report.skipped += 1,
             }
         }
         self.statistics.scrubbed_bytes += report.bytes;
         self.statistics.mismatches += report.damaged.len() as u64;
         report
+    }
+
+    /// Names what is wrong; `None` if the replica or layer is gone.
+    fn damage(
+        &self,
+        map: MapId,
+        extent: ExtentIndex,
+        version: Option<Version>,
+        harm: Harm,
+    ) -> Option<Damage> {
+        let replica = self.replica_ref(map.replica).ok()?;
+        let snapshot = match map.layer {
+            Layer::LIVE => None,
+            layer => Some(replica.live.layers.iter().find(|info| info.layer == layer)?.snapshot),
+        };
+        Some(Damage { replica: map.replica, snapshot, extent, version, harm })
+    }
+
+    /// Whether the map still says this, and it is all on the disk.
+    fn is_still(&self, map: MapId, extent: ExtentIndex, entry: Entry) -> bool {
+        let Some(replica) = self.replicas.get(&map.replica) else { return false };
+        match replica.layer_maps.get(&map.layer) {
+            Some(layer) => {
+                !layer.is_pending(extent) && layer.get(&self.pool, extent) == Some(Cell::Entry(entry))
+            }
+            None => {
+                replica.overlay.get(extent).is_none()
+                    && replica.map.load(extent).is_ok_and(|now| now == entry)
+            }
+        }
     }
 }

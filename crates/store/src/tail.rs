@@ -6,7 +6,8 @@
 //! batch reports as durable are not looked at: a sync has covered their data, and every read verifies it.
 
 use crate::format::BLOCK;
-use crate::format::record::{Body, Record};
+use crate::format::entry::{Cell, Entry};
+use crate::format::record::Record;
 use crate::reader::Reader;
 use crate::slots::Slot;
 use crate::{Error, Lsn};
@@ -68,16 +69,14 @@ fn latest_outside(gaps: &[Gap], last: Lsn) -> Lsn {
 
 impl Tail {
     fn add(&mut self, record: &Record) {
-        let Body::Extents { changes, .. } = &record.body else { return };
         let lsn = record.lsn;
-        for change in changes {
-            let Some(slot) = change.entry.slot else { continue };
+        for change in record.body.changes() {
+            let Cell::Entry(Entry { slot: Some(slot), checksums, .. }) = change.cell else { continue };
             if change.data_mask != 0 {
                 self.journaled.push_back((lsn, slot, change.data_mask));
             }
             if change.placed_mask != 0 {
-                let (mask, checksums) = (change.placed_mask, change.entry.checksums);
-                self.placed.push_back(Placed { lsn, slot, mask, checksums });
+                self.placed.push_back(Placed { lsn, slot, mask: change.placed_mask, checksums });
             }
         }
     }

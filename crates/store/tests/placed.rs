@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation};
-use quoin_store::{Engine, Error, ExtentOutcome, Lsn, ReadOutcome};
+use quoin_store::{Engine, Error, ExtentOutcome, Lsn, ReadOutcome, View};
 use quoin_types::{ExtentIndex, Seq};
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ fn the_old_slot_waits_for_the_checkpoint_and_for_reads() {
     let (dir, mut engine) = disk(3);
     write(&mut engine, ONE, 1, 0, &[1; 16]).unwrap();
     checkpoint(&mut engine);
-    let mut plan = engine.read(ONE, 0, EXTENT).unwrap();
+    let mut plan = engine.read(ONE, View::Live, 0, EXTENT).unwrap();
     write(&mut engine, ONE, 2, 0, &[2; 16]).unwrap();
     sync(&mut engine);
     write(&mut engine, ONE, 3, 16, &[3; 16]).unwrap();
@@ -177,7 +177,7 @@ fn a_put_extent_goes_to_a_new_slot() {
     let before = engine.statistics();
     engine.put_extent(ONE, ExtentIndex(0), Seq(9), 0, &checksums, zero_mask, data).unwrap();
     let check = |engine: &mut Engine| {
-        let mut plan = engine.read_extent(ONE, ExtentIndex(0)).unwrap();
+        let mut plan = engine.read_extent(ONE, View::Live, ExtentIndex(0)).unwrap();
         plan.run();
         let ExtentOutcome::Data(content) = engine.finish_extent(plan).unwrap() else { panic!("no data") };
         assert!(content.data == [block(7), block(8)].concat() && content.zero_mask == zero_mask);

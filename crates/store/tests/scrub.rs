@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, MemDir, OpenMode};
-use quoin_store::{Damage, Engine, Harm, Scrub, ScrubReport};
+use quoin_store::{Damage, Engine, Harm, Scrub, ScrubReport, View};
 use quoin_types::{BlockIndex, ExtentIndex, ReplicaId, Seq};
 
 const TWO: ReplicaId = ReplicaId(2);
@@ -79,9 +79,11 @@ fn damage_is_named_and_can_be_mended() {
     damage(&dir, "map.1", 4096 + 2 * 96 + 20);
     let mut scrub = Scrub::default();
     let (report, _) = lap(&mut engine, &mut scrub, 1 << 20);
-    let entry = Damage { replica: ONE, extent: ExtentIndex(2), version: None, harm: Harm::Entry };
+    let entry =
+        Damage { replica: ONE, snapshot: None, extent: ExtentIndex(2), version: None, harm: Harm::Entry };
     let data = Damage {
         replica: TWO,
+        snapshot: None,
         extent: ExtentIndex(3),
         version: Some(Seq(3)),
         harm: Harm::Block(BlockIndex(50)),
@@ -91,10 +93,10 @@ fn damage_is_named_and_can_be_mended() {
     assert_eq!(data.to_string(), "block 50 (extent 3) of replica 2 is damaged");
     // However late the list begins, the extent that nobody knows is on it.
     assert_eq!(
-        engine.changed_since(ONE, Seq(99), ExtentIndex(0), 9).unwrap(),
+        engine.changed_since(ONE, View::Live, Seq(99), ExtentIndex(0), 9).unwrap(),
         [(ExtentIndex(2), Seq(u64::MAX))]
     );
-    assert_eq!(engine.count_changed_since(ONE, Seq(99)).unwrap(), 1);
+    assert_eq!(engine.count_changed_since(ONE, View::Live, Seq(99)).unwrap(), 1);
     for (id, extent, version, value) in [(ONE, 2, 5, 4), (TWO, 3, 3, 13)] {
         let (sums, data) = blocks(&[value; 16]);
         engine
@@ -104,7 +106,7 @@ fn damage_is_named_and_can_be_mended() {
     checkpoint(&mut engine);
     assert_eq!(lap(&mut engine, &mut scrub, 1 << 20).0.damaged, []);
     assert_eq!(read(&mut engine, TWO, 48, 16), [13; 16]);
-    assert_eq!(engine.changed_since(ONE, Seq(99), ExtentIndex(0), 9).unwrap(), []);
+    assert_eq!(engine.changed_since(ONE, View::Live, Seq(99), ExtentIndex(0), 9).unwrap(), []);
 }
 
 #[test]

@@ -5,10 +5,12 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use proptest::prelude::*;
-use quoin_disk::MemDir;
-use quoin_store::{ApplyJob, CheckpointJob, Engine, ExtentOutcome, Lsn, ReadOutcome, ReadPlan, SyncJob};
-use quoin_types::{ExtentIndex, ReplicaId, Seq};
-use std::collections::BTreeMap;
+use quoin_disk::{Dir, MemDir};
+use quoin_store::{
+    ApplyJob, CheckpointJob, Engine, ExtentOutcome, Lsn, ReadOutcome, ReadPlan, SyncJob, View,
+};
+use quoin_types::{ExtentIndex, ReplicaId, Seq, SnapshotId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A segment of five extents and three blocks.
@@ -30,9 +32,13 @@ enum Op {
     FinishApply,
     StartCheckpoint,
     FinishCheckpoint,
-    PlanRead { id: u64, block: u64, count: u64 },
+    PlanRead { id: u64, snapshot: Option<u64>, block: u64, count: u64 },
     FinishRead,
     ReadExtent { id: u64, extent: u32 },
+    Snapshot { id: u64, snapshot: u64 },
+    DeleteSnapshot { id: u64, snapshot: u64 },
+    Clone { id: u64, source: u64, snapshot: u64 },
+    Fold,
     Shutdown,
     ProcessCrash,
     PowerLoss { seed: u64 },
@@ -62,7 +68,13 @@ fn ops() -> impl Strategy<Value = Op> {
         5 => Just(Op::FinishApply),
         2 => Just(Op::StartCheckpoint),
         2 => Just(Op::FinishCheckpoint),
-        4 => (id.clone(), block, 1..40u64).prop_map(|(id, block, count)| Op::PlanRead { id, block, count }),
+        4 => (id.clone(), proptest::option::of(1..5u64), block, 1..40u64)
+            .prop_map(|(id, snapshot, block, count)| Op::PlanRead { id, snapshot, block, count }),
+        3 => (id.clone(), 1..5u64).prop_map(|(id, snapshot)| Op::Snapshot { id, snapshot }),
+        2 => (id.clone(), 1..5u64).prop_map(|(id, snapshot)| Op::DeleteSnapshot { id, snapshot }),
+        2 => (id.clone(), id.clone(), 1..5u64)
+            .prop_map(|(id, source, snapshot)| Op::Clone { id, source, snapshot }),
+        4 => Just(Op::Fold),
         3 => Just(Op::FinishRead),
         2 => (id, 0..6u32).prop_map(|(id, extent)| Op::ReadExtent { id, extent }),
         1 => Just(Op::Shutdown),
@@ -75,12 +87,49 @@ fn ops() -> impl Strategy<Value = Op> {
 struct TwinReplica {
     meta: Bytes,
     position: u64,
+    now: TwinState,
+    /// By their ids, each whole.
+    snapshots: BTreeMap<u64, TwinSnapshot>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+struct TwinSnapshot {
+    seq: u64,
+    state: TwinState,
+    /// The extents that were changed after it was made: what becomes of them now is not its concern.
+    parted: BTreeSet<u32>,
+}
+
+#[derive(Clone, Default, PartialEq, Debug)]
+struct TwinState {
     /// Zero for a block of zeros.
     blocks: BTreeMap<u64, u64>,
     versions: BTreeMap<u32, u64>,
 }
 
 impl TwinReplica {
+    /// Changes an extent to a version. Snapshots that are older part with it first; others see the change, as what comes
+    /// late of the state that they were made of.
+    fn change(&mut self, extent: u32, version: u64, change: impl Fn(&mut TwinState)) {
+        for snapshot in self.snapshots.values_mut() {
+            if snapshot.seq < version {
+                snapshot.parted.insert(extent);
+            } else if !snapshot.parted.contains(&extent) {
+                change(&mut snapshot.state);
+            }
+        }
+        change(&mut self.now);
+    }
+
+    fn view(&self, snapshot: Option<u64>) -> Option<&TwinState> {
+        match snapshot {
+            None => Some(&self.now),
+            Some(id) => self.snapshots.get(&id).map(|snapshot| &snapshot.state),
+        }
+    }
+}
+
+impl TwinState {
     fn block(&self, block: u64) -> u64 {
         self.blocks.get(&block).copied().unwrap_or(0)
     }
@@ -106,15 +155,21 @@ struct World {
     dir: MemDir,
     engine: Engine,
     twin: Twin,
-    /// The twin after each record that may still be the last one found after a crash.
-    history: BTreeMap<Lsn, Twin>,
+    /// The twin after each record that may still be the last one found after a crash: one of these.
+    history: BTreeMap<Lsn, Vec<Twin>>,
+    /// Replicas that ever were.
+    known_ids: BTreeSet<u64>,
+    /// Clones that are there.
+    clones: BTreeSet<u64>,
+    /// Those of them that have, or had, to do with snapshots.
+    layered: BTreeSet<u64>,
     accepted: Lsn,
     seq: u64,
     boot: u8,
     sync: Option<SyncJob>,
     apply: Option<ApplyJob>,
     checkpoint: Option<CheckpointJob>,
-    reads: Vec<(u64, u64, u64, ReadPlan)>,
+    reads: Vec<(u64, Option<u64>, u64, u64, ReadPlan)>,
 }
 
 impl World {
@@ -122,12 +177,15 @@ impl World {
         let dir = MemDir::new();
         format(&dir, CAPACITY_EXTENTS);
         let engine = open(&dir);
-        let history = BTreeMap::from([(Lsn(0), Twin::new())]);
+        let history = BTreeMap::from([(Lsn(0), vec![Twin::new()])]);
         Self {
             dir,
             engine,
             twin: Twin::new(),
             history,
+            known_ids: BTreeSet::new(),
+            clones: BTreeSet::new(),
+            layered: BTreeSet::new(),
             accepted: Lsn(0),
             seq: 0,
             boot: 1,
@@ -139,7 +197,7 @@ impl World {
     }
 
     fn record(&mut self, lsn: Lsn) {
-        self.history.insert(lsn, self.twin.clone());
+        self.history.insert(lsn, vec![self.twin.clone()]);
     }
 
     fn run(&mut self, op: &Op) {
@@ -164,6 +222,7 @@ impl World {
                 {
                     let new = TwinReplica { meta, ..TwinReplica::default() };
                     assert!(self.twin.insert(id, new).is_none());
+                    self.known_ids.insert(id);
                     self.record(lsn);
                 }
             }
@@ -197,9 +256,24 @@ impl World {
                     self.engine.finish_checkpoint(job.run()).unwrap();
                 }
             }
-            Op::PlanRead { id, block, count } => self.plan_read(id, block, count),
+            Op::PlanRead { id, snapshot, block, count } => self.plan_read(id, snapshot, block, count),
             Op::FinishRead => self.finish_read(),
             Op::ReadExtent { id, extent } => self.read_extent(id, extent),
+            Op::Snapshot { id, snapshot } => self.snapshot(id, snapshot),
+            Op::DeleteSnapshot { id, snapshot } => {
+                let deleted = self.engine.delete_snapshot(ReplicaId(id), SnapshotId(snapshot));
+                let known = self.twin.get_mut(&id).and_then(|replica| replica.snapshots.remove(&snapshot));
+                assert_eq!(deleted.is_ok(), known.is_some());
+                if let Ok(lsn) = deleted {
+                    self.record(lsn);
+                }
+            }
+            Op::Clone { id, source, snapshot } => self.clone_replica(id, source, snapshot),
+            Op::Fold => {
+                if self.engine.fold().unwrap() {
+                    self.record(Lsn(self.last().0 + 1));
+                }
+            }
             Op::Shutdown => self.shutdown(),
             Op::ProcessCrash => {
                 let image = self.dir.process_crash();
@@ -231,10 +305,52 @@ impl World {
         assert!(written.is_ok() || free < u64::from(needed));
         let Ok(lsn) = written else { return };
         for (block, value) in (block..).zip(values) {
-            replica.set(block, value);
-            replica.versions.insert((block / 16) as u32, self.seq);
+            let extent = (block / 16) as u32;
+            replica.change(extent, self.seq, |state| {
+                state.set(block, value);
+                state.versions.insert(extent, self.seq);
+            });
         }
         replica.position = self.seq;
+        self.record(lsn);
+    }
+
+    fn snapshot(&mut self, id: u64, snapshot: u64) {
+        self.seq += 1;
+        let made = self.engine.create_snapshot(ReplicaId(id), SnapshotId(snapshot), Seq(self.seq));
+        let Some(replica) = self.twin.get_mut(&id) else {
+            assert!(made.is_err());
+            return;
+        };
+        assert_eq!(made.is_ok(), !replica.snapshots.contains_key(&snapshot));
+        let Ok(lsn) = made else { return };
+        let state = replica.now.clone();
+        self.layered.insert(id);
+        replica.snapshots.insert(snapshot, TwinSnapshot { seq: self.seq, state, parted: BTreeSet::new() });
+        replica.position = self.seq;
+        self.record(lsn);
+    }
+
+    fn clone_replica(&mut self, id: u64, source: u64, snapshot: u64) {
+        let meta = Bytes::from_static(b"clone");
+        let made = self.engine.clone_replica(
+            ReplicaId(id),
+            SEGMENT_BLOCKS * BLOCK as u64,
+            meta.clone(),
+            ReplicaId(source),
+            SnapshotId(snapshot),
+        );
+        let parent = self.twin.get(&source).and_then(|replica| replica.snapshots.get(&snapshot));
+        assert!(made.is_err() || (parent.is_some() && !self.twin.contains_key(&id)));
+        // An id that was dropped may still be known.
+        assert!(made.is_ok() || parent.is_none() || self.known_ids.contains(&id));
+        let (Ok(lsn), Some(parent)) = (made, parent) else { return };
+        let new =
+            TwinReplica { meta, position: parent.seq, now: parent.state.clone(), snapshots: BTreeMap::new() };
+        self.twin.insert(id, new);
+        self.known_ids.insert(id);
+        self.clones.insert(id);
+        self.layered.extend([id, source]);
         self.record(lsn);
     }
 
@@ -244,26 +360,32 @@ impl World {
         self.seq += 1;
         let zeroed =
             self.engine.zero(ReplicaId(id), Seq(self.seq), block * BLOCK as u64, count * BLOCK as u64);
-        let Some(replica) = self.twin.get_mut(&id) else {
+        if !self.twin.contains_key(&id) {
             assert!(zeroed.is_err());
             return;
-        };
+        }
         let (lsn, end, seq) = (zeroed.unwrap(), block + count, self.seq);
         let is_whole = |b: &u64| b / 16 * 16 >= block && (b / 16 * 16 + 16).min(SEGMENT_BLOCKS) <= end;
-        let zero = |replica: &mut TwinReplica, whole: bool| {
-            for block in (block..end).filter(|b| is_whole(b) == whole) {
-                replica.set(block, 0);
-                replica.versions.insert((block / 16) as u32, seq);
+        let zero = |twin: &mut Twin, whole: Option<u32>| {
+            for block in (block..end).filter(|b| is_whole(b).then_some((b / 16) as u32) == whole) {
+                let extent = (block / 16) as u32;
+                twin.get_mut(&id).unwrap().change(extent, seq, |state| {
+                    state.set(block, 0);
+                    state.versions.insert(extent, seq);
+                });
             }
         };
-        zero(replica, true);
-        if lsn.0 > before.0 + 1 {
-            let between = self.twin.clone();
-            self.history.insert(Lsn(lsn.0 - 1), between);
+        // Whole extents first, with each record some of them: how many is the engine's business.
+        let mut wholes: Vec<u32> = (block..end).filter(is_whole).map(|block| (block / 16) as u32).collect();
+        wholes.dedup();
+        let mut between = Vec::new();
+        for extent in wholes {
+            zero(&mut self.twin, Some(extent));
+            between.push(self.twin.clone());
         }
-        let Some(replica) = self.twin.get_mut(&id) else { return };
-        zero(replica, false);
-        replica.position = seq;
+        self.history.extend((before.0 + 1..lsn.0).map(|lsn| (Lsn(lsn), between.clone())));
+        zero(&mut self.twin, None);
+        self.twin.get_mut(&id).unwrap().position = seq;
         self.record(lsn);
     }
 
@@ -271,6 +393,10 @@ impl World {
         let version = if version == 0 { 0 } else { self.seq + version };
         if version == 0 {
             zero_mask = 0xffff;
+            // In a clone, never touched means as in the base: no peer says that of what the base does not have.
+            if self.clones.contains(&id) {
+                return;
+            }
         }
         let first = u64::from(extent) * 16;
         let value_of = |i: u64| if zero_mask >> i & 1 == 1 { 0 } else { (value ^ i).max(1) };
@@ -295,51 +421,60 @@ impl World {
         };
         assert!(put.is_ok() || free == 0);
         let Ok(lsn) = put else { return };
-        for i in (0..16).filter(|i| keep >> i & 1 == 0) {
-            replica.set(first + i, value_of(i));
-        }
-        let own = replica.versions.get(&extent).copied().unwrap_or(0);
-        replica.versions.insert(extent, if keep == 0 { version } else { own.max(version) });
+        let own = replica.now.versions.get(&extent).copied().unwrap_or(0);
+        let merged = TwinState { blocks: replica.now.blocks.clone(), ..TwinState::default() };
+        replica.change(extent, version, |state| {
+            for i in 0..16 {
+                let value = if keep >> i & 1 == 0 { value_of(i) } else { merged.block(first + i) };
+                state.set(first + i, value);
+            }
+            state.versions.insert(extent, if keep == 0 { version } else { own.max(version) });
+        });
         self.record(lsn);
     }
 
-    fn plan_read(&mut self, id: u64, block: u64, count: u64) {
+    fn plan_read(&mut self, id: u64, snapshot: Option<u64>, block: u64, count: u64) {
         let count = count.min(SEGMENT_BLOCKS - block);
-        let plan = self.engine.read(ReplicaId(id), block * BLOCK as u64, count * BLOCK as u64);
-        assert_eq!(plan.is_ok(), self.twin.contains_key(&id));
-        self.reads.extend(plan.ok().map(|plan| (id, block, count, plan)));
+        let (offset, length) = (block * BLOCK as u64, count * BLOCK as u64);
+        let plan = self.engine.read(ReplicaId(id), view(snapshot), offset, length);
+        assert_eq!(plan.is_ok(), self.twin_state(id, snapshot).is_some());
+        self.reads.extend(plan.ok().map(|plan| (id, snapshot, block, count, plan)));
+    }
+
+    fn twin_state(&self, id: u64, snapshot: Option<u64>) -> Option<&TwinState> {
+        self.twin.get(&id)?.view(snapshot)
     }
 
     /// A read that was planned before other things happened is never told of damage, and a retry sees what is now.
     fn finish_read(&mut self) {
-        let Some((id, block, count, mut plan)) = self.reads.pop() else { return };
+        let Some((id, snapshot, block, count, mut plan)) = self.reads.pop() else { return };
         plan.run();
         match self.engine.finish_read(plan) {
-            Err(_) => assert!(!self.twin.contains_key(&id)),
+            Err(_) => assert!(self.twin_state(id, snapshot).is_none()),
             Ok(ReadOutcome::Mismatch { block, .. }) => {
                 panic!("block {block} of replica {id} reads as damaged")
             }
             Ok(ReadOutcome::Data { .. }) => {}
-            Ok(ReadOutcome::Retry(_)) => self.check_read(id, block, count),
+            Ok(ReadOutcome::Retry(_)) => {
+                let expected = self.twin_state(id, snapshot).unwrap();
+                let expected: Vec<u64> = (block..block + count).map(|block| expected.block(block)).collect();
+                let found = try_read_view(&mut self.engine, ReplicaId(id), view(snapshot), block, count);
+                assert_eq!(found.unwrap(), expected);
+            }
         }
     }
 
-    fn check_read(&mut self, id: u64, first: u64, count: u64) {
-        let expected: Vec<u64> = (first..first + count).map(|block| self.twin[&id].block(block)).collect();
-        assert_eq!(read(&mut self.engine, ReplicaId(id), first, count), expected);
-    }
-
     fn read_extent(&mut self, id: u64, extent: u32) {
-        let Some(replica) = self.twin.get(&id) else { return };
-        let mut plan = self.engine.read_extent(ReplicaId(id), ExtentIndex(extent)).unwrap();
+        let Some(TwinReplica { now, .. }) = self.twin.get(&id) else { return };
+        let mut plan = self.engine.read_extent(ReplicaId(id), View::Live, ExtentIndex(extent)).unwrap();
         plan.run();
         let ExtentOutcome::Data(content) = self.engine.finish_extent(plan).unwrap() else {
             panic!("extent {extent} of replica {id} cannot be read");
         };
-        assert_eq!(content.version.0, replica.versions.get(&extent).copied().unwrap_or(0));
+        assert_eq!(content.version.0, now.versions.get(&extent).copied().unwrap_or(0));
         let mut data = content.data.chunks(BLOCK);
         for i in 0..16 {
-            let expected = replica.block(u64::from(extent) * 16 + i);
+            let expected = now.block(u64::from(extent) * 16 + i);
             assert_eq!(content.zero_mask >> i & 1 == 1, expected == 0);
             if expected != 0 {
                 assert!(data.next().unwrap() == block(expected));
@@ -374,54 +509,105 @@ impl World {
         let least = durable.unwrap_or(self.accepted);
         assert!(opened.end >= least, "{} records found, of {least} at least", opened.end);
         assert!(opened.damaged.is_empty());
-        self.twin = self.history.get(&opened.end).expect("the end of some record").clone();
-        self.history = BTreeMap::from([(opened.end, self.twin.clone())]);
+        let candidates = self.history.remove(&opened.end).expect("the end of some record");
+        let looks_like = |engine: &mut Engine, twin: &Twin| observe(engine) == seen(twin);
+        let twin = candidates.iter().find(|twin| looks_like(&mut self.engine, twin));
+        self.twin = twin.unwrap_or(&candidates[0]).clone();
+        self.history = BTreeMap::from([(opened.end, vec![self.twin.clone()])]);
         self.accepted = opened.end;
         self.check();
         opened
     }
 
     fn check(&mut self) {
-        let ids: Vec<u64> = self.engine.replicas().map(|(id, _)| id.0).collect();
-        assert_eq!(ids, self.twin.keys().copied().collect::<Vec<_>>());
-        for id in ids {
-            let replica = self.twin[&id].clone();
-            let view = self.engine.replica(ReplicaId(id)).unwrap();
-            assert_eq!((view.meta, view.position.0), (&replica.meta, replica.position));
-            assert_eq!(view.extents_allocated, replica.allocated());
-            self.check_read(id, 0, SEGMENT_BLOCKS);
-            for since in [0, self.seq / 2] {
-                let expected = replica.versions.iter().filter(|(_, version)| **version > since);
-                let expected: Vec<_> =
-                    expected.map(|(extent, version)| (ExtentIndex(*extent), Seq(*version))).collect();
-                let mut found = Vec::new();
-                loop {
-                    let from = found.last().map_or(0, |(extent, _): &(ExtentIndex, Seq)| extent.0 + 1);
-                    let page =
-                        self.engine.changed_since(ReplicaId(id), Seq(since), ExtentIndex(from), 2).unwrap();
-                    if page.is_empty() {
-                        break;
-                    }
-                    found.extend(page);
-                }
-                assert_eq!(found, expected);
-                assert_eq!(
-                    self.engine.count_changed_since(ReplicaId(id), Seq(since)).unwrap(),
-                    found.len() as u64
-                );
-            }
+        assert_eq!(observe(&mut self.engine), seen(&self.twin));
+        for (id, replica) in &self.twin {
+            let allocated = self.engine.replica(ReplicaId(*id)).unwrap().extents_allocated;
+            assert!(self.layered.contains(id) || allocated == replica.now.allocated());
         }
     }
 
-    /// With nothing in flight and a checkpoint made, exactly the slots of the twin's extents are used.
+    /// With no snapshots or clones left, nothing in flight and a checkpoint made, exactly the slots of the twin's extents
+    /// are used.
     fn check_space(&mut self) {
-        (self.sync, self.apply, self.checkpoint) = (None, None, None);
-        self.reads.clear();
-        let image = self.dir.process_crash();
-        self.reopen(image, None);
-        let used: u64 = self.twin.values().map(TwinReplica::allocated).sum();
+        let image: Arc<dyn Dir> = Arc::new(self.dir.process_crash());
+        assert_eq!(quoin_store::check(&image).unwrap().problems, Vec::<String>::new());
+        while let Some(id) = self.clones.pop_last() {
+            self.run(&Op::Drop { id });
+        }
+        for id in self.twin.keys().copied().collect::<Vec<_>>() {
+            for snapshot in 1..5 {
+                self.run(&Op::DeleteSnapshot { id, snapshot });
+            }
+        }
+        // The first round lets dropped replicas go, the second what they were clones of, and so on.
+        for _ in 0..6 {
+            while self.engine.fold().unwrap() {
+                self.record(Lsn(self.last().0 + 1));
+            }
+            (self.sync, self.apply, self.checkpoint) = (None, None, None);
+            self.reads.clear();
+            self.accepted = self.engine.commit().unwrap();
+            let image = self.dir.process_crash();
+            self.reopen(image, None);
+        }
+        let used: u64 = self.twin.values().map(|replica| replica.now.allocated()).sum();
         assert_eq!(self.engine.space().used_bytes, used * EXTENT);
     }
+}
+
+fn view(snapshot: Option<u64>) -> View {
+    snapshot.map_or(View::Live, |snapshot| View::Snapshot(SnapshotId(snapshot)))
+}
+
+/// All that can be seen of a replica: meta, position, and the blocks and changed extents of each of its states.
+type Seen = BTreeMap<u64, (Bytes, u64, BTreeMap<Option<u64>, (Vec<u64>, Vec<(u32, u64)>)>)>;
+
+fn seen(twin: &Twin) -> Seen {
+    let state = |state: &TwinState| {
+        let blocks = (0..SEGMENT_BLOCKS).map(|block| state.block(block)).collect();
+        let versions = state.versions.iter().filter(|(_, version)| **version > 0);
+        (blocks, versions.map(|(extent, version)| (*extent, *version)).collect())
+    };
+    let replica = |replica: &TwinReplica| {
+        let snapshots = replica.snapshots.iter().map(|(id, snapshot)| (Some(*id), state(&snapshot.state)));
+        let states = snapshots.chain([(None, state(&replica.now))]).collect();
+        (replica.meta.clone(), replica.position, states)
+    };
+    twin.iter().map(|(id, it)| (*id, replica(it))).collect()
+}
+
+fn observe(engine: &mut Engine) -> Seen {
+    let ids: Vec<ReplicaId> = engine.replicas().map(|(id, _)| id).collect();
+    let mut seen = Seen::new();
+    for id in ids {
+        let snapshots = engine.snapshots(id).unwrap();
+        let views: Vec<Option<u64>> =
+            snapshots.iter().map(|snapshot| Some(snapshot.id.0)).chain([None]).collect();
+        let states = views.iter().map(|snapshot| (*snapshot, observe_view(engine, id, view(*snapshot))));
+        let states = states.collect();
+        let replica = engine.replica(id).unwrap();
+        seen.insert(id.0, (replica.meta.clone(), replica.position.0, states));
+    }
+    seen
+}
+
+fn observe_view(engine: &mut Engine, id: ReplicaId, view: View) -> (Vec<u64>, Vec<(u32, u64)>) {
+    let blocks = try_read_view(engine, id, view, 0, SEGMENT_BLOCKS).unwrap();
+    let mut versions: Vec<(u32, u64)> = Vec::new();
+    loop {
+        let from = ExtentIndex(versions.last().map_or(0, |(extent, _)| extent + 1));
+        let page = engine.changed_since(id, view, Seq(0), from, 2).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        versions.extend(page.iter().map(|(extent, version)| (extent.0, version.0)));
+    }
+    for since in versions.iter().map(|(_, version)| *version) {
+        let count = versions.iter().filter(|(_, version)| *version > since).count() as u64;
+        assert_eq!(engine.count_changed_since(id, view, Seq(since)).unwrap(), count);
+    }
+    (blocks, versions)
 }
 
 proptest! {

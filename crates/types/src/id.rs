@@ -67,6 +67,10 @@ counted_id!(
     ReplicaId
 );
 counted_id!(
+    /// A snapshot of a volume: given by the cluster manager, the same in all of the volume's replicas, never reused.
+    SnapshotId
+);
+counted_id!(
     /// A storage node, which is one process on one disk.
     NodeId
 );

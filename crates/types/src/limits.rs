@@ -18,6 +18,8 @@ pub const ZERO_BYTES_MAX: u64 = 256 << 20;
 pub const READ_BYTES_MAX: u64 = 1 << 20;
 /// The longest name of a volume, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 128;
+/// The most snapshots that a volume keeps.
+pub const SNAPSHOTS_MAX: usize = 1024;
 /// The most copies of a segment.
 pub const REPLICAS_MAX: usize = 7;
 

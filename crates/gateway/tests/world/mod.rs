@@ -10,7 +10,7 @@ use quoin_replication::replica::ReplicaMeta;
 use quoin_replication::writer::{Failure, VoterConfig, VoterHealth};
 use quoin_storage_node::node as storage;
 use quoin_storage_node::node::{Assignment, Node, NodeIdentity, PullId, Wanted};
-use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, SyncJob};
+use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
     SegmentId, SessionId, VolumeId,
@@ -513,7 +513,7 @@ impl World {
                 let mut bytes = Vec::new();
                 for (_, voters) in &segments {
                     for offset in (0..segment_bytes).step_by(1 << 16) {
-                        let plan = engine.read(voters[index].replica, offset, 1 << 16).unwrap();
+                        let plan = engine.read(voters[index].replica, View::Live, offset, 1 << 16).unwrap();
                         match engine.finish_read(plan).unwrap() {
                             quoin_store::ReadOutcome::Data { data, .. } => bytes.extend_from_slice(&data),
                             _ => panic!("node {index} cannot read its own disk at {offset}"),

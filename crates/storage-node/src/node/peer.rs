@@ -1,6 +1,7 @@
 //! What peers ask during their resync (rule S1). Fetches are served with the reads.
 
 use super::{Fatal, Node, refusal_or_fatal};
+use quoin_store::View;
 use quoin_types::SessionId;
 use quoin_wire::{List, ListReply, Message, Refusal};
 
@@ -18,7 +19,7 @@ impl Node {
         let result = match result {
             Ok(position) => {
                 let max = list.max.min(LIST_MAX) as usize;
-                match self.engine.changed_since(list.replica, list.since, list.from, max) {
+                match self.engine.changed_since(list.replica, View::Live, list.since, list.from, max) {
                     Ok(changed) => Ok((position, changed.into_iter().map(|(extent, _)| extent).collect())),
                     Err(error) => Err(refusal_or_fatal(error)?),
                 }

@@ -4,6 +4,7 @@ use super::effects::Effect;
 use super::{Fatal, Node, Output, refusal_or_fatal};
 use foldhash::HashMap;
 use quoin_replication::replica::{PullError, PulledExtent, Puller};
+use quoin_store::View;
 use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
 use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId};
 use quoin_wire::{
@@ -348,7 +349,7 @@ impl Node {
         let Ok(fetched) = reply.result else { return Ok(()) };
         // R3: applies only while both still have the version that was found damaged.
         let before = order.version.previous();
-        let own = self.engine.changed_since(order.replica, before, order.extent, 1);
+        let own = self.engine.changed_since(order.replica, View::Live, before, order.extent, 1);
         let unchanged = matches!(own.as_deref(), Ok([(extent, version)])
             if *extent == order.extent && *version == order.version);
         if !unchanged || fetched.version != order.version || reply.extent != order.extent {
@@ -396,7 +397,7 @@ impl Node {
         let mut own = Vec::new();
         let mut from = ExtentIndex::ZERO;
         loop {
-            let page = self.engine.changed_since(id, since, from, OWN_PAGE)?;
+            let page = self.engine.changed_since(id, View::Live, since, from, OWN_PAGE)?;
             own.extend(page.iter().map(|(extent, _)| *extent));
             match page.last() {
                 Some((last, _)) if page.len() == OWN_PAGE => from = last.next(),

@@ -1,7 +1,7 @@
 //! Reads: served inline from the page cache where that is possible, else by an I/O thread; always verified.
 
 use super::{Fatal, Node, Output, refusal_or_fatal};
-use quoin_store::{ExtentOutcome, ExtentPlan, ReadOutcome, ReadPlan};
+use quoin_store::{ExtentOutcome, ExtentPlan, ReadOutcome, ReadPlan, View};
 use quoin_types::SessionId;
 use quoin_wire::{Fetch, FetchReply, FetchedExtent, Message, Read, ReadReply, ReadResult, Refusal};
 
@@ -43,7 +43,7 @@ impl Node {
             Ok(()) => {}
             Err(refusal) => return self.read_refused(session, &read, refusal),
         }
-        match self.engine.read(read.replica, read.offset, u64::from(read.length)) {
+        match self.engine.read(read.replica, View::Live, read.offset, u64::from(read.length)) {
             Ok(plan) => self.start_read(ReadJob { session, plan: PendingPlan::Blocks(read, plan) }),
             Err(error) => {
                 let refusal = refusal_or_fatal(error)?;
@@ -56,7 +56,7 @@ impl Node {
         if let Err(refusal) = self.may_pull(fetch) {
             return self.fetch_refused(session, fetch, refusal);
         }
-        match self.engine.read_extent(fetch.replica, fetch.extent) {
+        match self.engine.read_extent(fetch.replica, View::Live, fetch.extent) {
             Ok(plan) => self.start_read(ReadJob { session, plan: PendingPlan::Extent(*fetch, plan) }),
             Err(error) => {
                 let refusal = refusal_or_fatal(error)?;

@@ -1,9 +1,11 @@
 //! A checkpoint: where the journal's live part begins, and the state of every replica there.
 
+use super::entry::{Layer, MapId};
 use super::{FORMAT_VERSION, Salt, check_version, round_up};
+use crate::pool::PoolChunk;
 use crate::{Error, Lsn};
 use bytes::Bytes as Buffer;
-use quoin_types::{ReplicaId, Seq};
+use quoin_types::{ExtentIndex, ReplicaId, Seq, SnapshotId};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -44,10 +46,33 @@ pub(crate) struct Checkpoint {
 pub(crate) struct ReplicaState {
     pub(crate) id: ReplicaId,
     pub(crate) segment_bytes: u64,
+    /// The layer that it is a clone of.
+    pub(crate) base: Option<MapId>,
+    /// It was dropped, and is kept for its clones.
+    pub(crate) dropped: bool,
     pub(crate) position: Seq,
+    /// The number of the layer made last.
+    pub(crate) last_layer: Layer,
+    /// From the oldest to the newest.
+    pub(crate) layers: Vec<LayerState>,
     /// Which chunks of its map were ever stored to (or more): a restart reads only these.
     pub(crate) chunks: Vec<u64>,
     pub(crate) meta: Buffer,
+}
+
+/// A layer as of the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct LayerState {
+    pub(crate) layer: Layer,
+    pub(crate) snapshot: SnapshotId,
+    /// The replica's position when it was made.
+    pub(crate) seq: Seq,
+    /// It is no snapshot any more, and folded when nothing needs it.
+    pub(crate) deleted: bool,
+    /// The extents before this one were given up by a fold.
+    pub(crate) folded: ExtentIndex,
+    /// Chunks of its map, and where in the pool they are (or more: chunks whose entries are all empty).
+    pub(crate) chunks: Vec<(u32, PoolChunk)>,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -74,29 +99,46 @@ struct ReplicaBytes {
     id: U64,
     segment_bytes: U64,
     position: U64,
+    base_replica: U64,
+    base_layer: U32,
+    last_layer: U32,
+    layers: U32,
+    flags: U32,
     meta_bytes: U32,
     chunk_words: U32,
 }
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct LayerBytes {
+    layer: U32,
+    flags: U32,
+    snapshot: U64,
+    seq: U64,
+    folded: U32,
+    chunks: U32,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct ChunkBytes {
+    chunk: U32,
+    place: U32,
+}
+
+/// Of a replica: it was dropped. Of a layer: it was deleted.
+const GONE: u32 = 1;
+
 const _: () = assert!(size_of::<HeaderBytes>() == HEADER_BYTES);
-const _: () = assert!(size_of::<ReplicaBytes>() == 32);
+const _: () = assert!(size_of::<ReplicaBytes>() == 56);
+const _: () = assert!(size_of::<LayerBytes>() == 32);
+const _: () = assert!(size_of::<ChunkBytes>() == 8);
 
 impl Checkpoint {
     pub(crate) fn encode(&self, salt: Salt) -> Vec<u8> {
         let mut out = vec![0; HEADER_BYTES];
         for replica in &self.replicas {
-            let header = ReplicaBytes {
-                id: U64::new(replica.id.0),
-                segment_bytes: U64::new(replica.segment_bytes),
-                position: U64::new(replica.position.0),
-                meta_bytes: U32::new(replica.meta.len() as u32),
-                chunk_words: U32::new(replica.chunks.len() as u32),
-            };
-            out.extend_from_slice(header.as_bytes());
-            for word in &replica.chunks {
-                out.extend_from_slice(&word.to_le_bytes());
-            }
-            out.extend_from_slice(&replica.meta);
+            encode_replica(replica, &mut out);
             out.resize(round_up(out.len(), 8), 0);
         }
         let mut header = HeaderBytes {
@@ -154,23 +196,86 @@ impl Checkpoint {
     }
 }
 
-fn decode_replica(rest: &mut Buffer) -> Option<ReplicaState> {
-    let start = rest.clone();
-    let (header, _) = ReplicaBytes::ref_from_prefix(&start).ok()?;
-    let chunk_bytes = header.chunk_words.get() as usize * 8;
-    let meta_start = size_of::<ReplicaBytes>() + chunk_bytes;
-    let meta_end = meta_start + header.meta_bytes.get() as usize;
-    if round_up(meta_end, 8) > start.len() {
-        return None;
+fn encode_replica(replica: &ReplicaState, out: &mut Vec<u8>) {
+    let base = replica.base.unwrap_or(MapId::live(ReplicaId(0)));
+    let header = ReplicaBytes {
+        id: U64::new(replica.id.0),
+        segment_bytes: U64::new(replica.segment_bytes),
+        position: U64::new(replica.position.0),
+        base_replica: U64::new(base.replica.0),
+        base_layer: U32::new(base.layer.0),
+        last_layer: U32::new(replica.last_layer.0),
+        layers: U32::new(replica.layers.len() as u32),
+        flags: U32::new(if replica.dropped { GONE } else { 0 }),
+        meta_bytes: U32::new(replica.meta.len() as u32),
+        chunk_words: U32::new(replica.chunks.len() as u32),
+    };
+    out.extend_from_slice(header.as_bytes());
+    for word in &replica.chunks {
+        out.extend_from_slice(&word.to_le_bytes());
     }
-    *rest = start.slice(round_up(meta_end, 8)..);
-    let words = start[size_of::<ReplicaBytes>()..meta_start].chunks_exact(8);
+    for layer in &replica.layers {
+        let header = LayerBytes {
+            layer: U32::new(layer.layer.0),
+            flags: U32::new(if layer.deleted { GONE } else { 0 }),
+            snapshot: U64::new(layer.snapshot.0),
+            seq: U64::new(layer.seq.0),
+            folded: U32::new(layer.folded.0),
+            chunks: U32::new(layer.chunks.len() as u32),
+        };
+        out.extend_from_slice(header.as_bytes());
+        for (chunk, place) in &layer.chunks {
+            let bytes = ChunkBytes { chunk: U32::new(*chunk), place: U32::new(place.0) };
+            out.extend_from_slice(bytes.as_bytes());
+        }
+    }
+    out.extend_from_slice(&replica.meta);
+}
+
+/// Takes that many bytes from the beginning.
+fn take(rest: &mut Buffer, bytes: usize) -> Option<Buffer> {
+    (bytes <= rest.len()).then(|| rest.split_to(bytes))
+}
+
+fn decode_replica(rest: &mut Buffer) -> Option<ReplicaState> {
+    let header = take(rest, size_of::<ReplicaBytes>())?;
+    let header = ReplicaBytes::ref_from_bytes(&header).ok()?;
+    let words = take(rest, header.chunk_words.get() as usize * 8)?;
+    let words = words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    let chunks = words.collect();
+    let mut layers = Vec::new();
+    for _ in 0..header.layers.get() {
+        layers.push(decode_layer(rest)?);
+    }
+    let meta_bytes = header.meta_bytes.get() as usize;
+    let mut meta = take(rest, round_up(meta_bytes, 8))?;
+    meta.truncate(meta_bytes);
+    let base = MapId { replica: ReplicaId(header.base_replica.get()), layer: Layer(header.base_layer.get()) };
     Some(ReplicaState {
         id: ReplicaId(header.id.get()),
         segment_bytes: header.segment_bytes.get(),
+        base: Some(base).filter(|base| base.layer != Layer::LIVE),
+        dropped: header.flags.get() & GONE != 0,
         position: Seq(header.position.get()),
-        chunks: words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect(),
-        meta: start.slice(meta_start..meta_end),
+        last_layer: Layer(header.last_layer.get()),
+        layers,
+        chunks,
+        meta,
+    })
+}
+
+fn decode_layer(rest: &mut Buffer) -> Option<LayerState> {
+    let header = take(rest, size_of::<LayerBytes>())?;
+    let header = LayerBytes::ref_from_bytes(&header).ok()?;
+    let chunks = take(rest, header.chunks.get() as usize * size_of::<ChunkBytes>())?;
+    let chunks = <[ChunkBytes]>::ref_from_bytes(&chunks).ok()?;
+    Some(LayerState {
+        layer: Layer(header.layer.get()),
+        snapshot: SnapshotId(header.snapshot.get()),
+        seq: Seq(header.seq.get()),
+        deleted: header.flags.get() & GONE != 0,
+        folded: ExtentIndex(header.folded.get()),
+        chunks: chunks.iter().map(|bytes| (bytes.chunk.get(), PoolChunk(bytes.place.get()))).collect(),
     })
 }
 
@@ -185,7 +290,18 @@ mod tests {
         let replica = |id: u64, meta: &'static [u8]| ReplicaState {
             id: ReplicaId(id),
             segment_bytes: 1 << 30,
+            base: (id > 1).then_some(MapId { replica: ReplicaId(1), layer: Layer(3) }),
+            dropped: id == 2,
             position: Seq(id * 10),
+            last_layer: Layer(5),
+            layers: vec![LayerState {
+                layer: Layer(id as u32),
+                snapshot: SnapshotId(8),
+                seq: Seq(4),
+                deleted: id == 9,
+                folded: ExtentIndex(77),
+                chunks: vec![(1, PoolChunk(2)), (3, PoolChunk(0))],
+            }],
             chunks: vec![id, 7],
             meta: Buffer::from_static(meta),
         };

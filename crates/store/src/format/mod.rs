@@ -16,7 +16,7 @@ use crc32fast::Hasher;
 use quoin_types::{BLOCK_BYTES, DiskId};
 
 /// The version of every structure written by this code. Raised when any of them changes.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// One block as `usize`.
 pub(crate) const BLOCK: usize = BLOCK_BYTES as usize;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use quoin_disk::Dir;
-use quoin_store::{Engine, Error, Identity, Lsn, Opened, Options, ReadOutcome};
+use quoin_store::{Engine, Error, Identity, Lsn, Opened, Options, ReadOutcome, View};
 use quoin_types::{BootId, ClusterId, DiskId, ReplicaId, Seq};
 use std::sync::Arc;
 
@@ -82,7 +82,18 @@ pub fn checkpoint(engine: &mut Engine) {
 
 /// Reads blocks as the numbers they were made from; `Err` with the first damaged block.
 pub fn try_read(engine: &mut Engine, id: ReplicaId, first_block: u64, count: u64) -> Result<Vec<u64>, u32> {
-    let mut plan = engine.read(id, first_block * BLOCK as u64, count * BLOCK as u64).unwrap();
+    try_read_view(engine, id, View::Live, first_block, count)
+}
+
+/// As [`try_read`], of any view.
+pub fn try_read_view(
+    engine: &mut Engine,
+    id: ReplicaId,
+    view: View,
+    first_block: u64,
+    count: u64,
+) -> Result<Vec<u64>, u32> {
+    let mut plan = engine.read(id, view, first_block * BLOCK as u64, count * BLOCK as u64).unwrap();
     loop {
         if !plan.try_cached().unwrap() {
             plan.run();
