@@ -23,7 +23,7 @@ pub(super) enum Done {
     Sync(SyncDone),
     Apply(ApplyDone),
     Checkpoint(CheckpointDone),
-    Read(ReadJob),
+    Read(Box<ReadJob>),
 }
 
 impl Done {
@@ -34,7 +34,7 @@ impl Done {
             Done::Sync(done) => node.on_synced(done, now),
             Done::Apply(done) => node.on_applied(done, now),
             Done::Checkpoint(done) => node.on_checkpointed(done, now),
-            Done::Read(job) => node.on_read_done(job),
+            Done::Read(job) => node.on_read_done(*job),
         }
     }
 }
@@ -81,7 +81,7 @@ impl IoThreads {
         let (reads, jobs) = channel::<ReadJob>();
         spawn_several("read", READERS, jobs, &done, |mut job: ReadJob| {
             job.run();
-            Done::Read(job)
+            Done::Read(Box::new(job))
         })?;
         let (connects, connects_in) = unbounded_channel();
         let under_way = std::rc::Rc::default();
