@@ -14,8 +14,9 @@ const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 /// The wait for the journal's files and for data placed outside of them, to be run on any thread. It must be run and
 /// finished; the engine starts no other before.
 pub struct SyncJob {
+    journal: Vec<Arc<dyn File>>,
     places: Vec<Task<PlaceWork>>,
-    files: Vec<Arc<dyn File>>,
+    data: Option<Arc<dyn File>>,
     lsn: Lsn,
 }
 
@@ -32,8 +33,10 @@ impl SyncJob {
         SyncDone { lsn: self.lsn, result }
     }
 
-    /// First what is on its way is written, here or by its own jobs; then one sync of each file covers it.
+    /// The journal comes first, for other threads write data meanwhile. What they have left is written here, and then one
+    /// sync covers it.
     fn run_all(&self) -> io::Result<()> {
+        self.journal.iter().try_for_each(|file| file.sync())?;
         for place in &self.places {
             let failed = place.run_and(|outcome| outcome.is_some_and(Result::is_err));
             if failed {
@@ -41,7 +44,7 @@ impl SyncJob {
                 return Err(io::Error::other("data could not be written to its slots"));
             }
         }
-        self.files.iter().try_for_each(|file| file.sync())
+        self.data.as_ref().map_or(Ok(()), |data| data.sync())
     }
 }
 
@@ -96,12 +99,10 @@ impl Engine {
             return None;
         }
         self.sync_under_way = true;
-        let mut files = self.journal.take_dirty();
+        let journal = self.journal.take_dirty();
         let (places, data_too) = self.placements.take_unsynced();
-        if data_too {
-            files.push(self.data.clone());
-        }
-        Some(SyncJob { places, files, lsn })
+        let data = data_too.then(|| self.data.clone());
+        Some(SyncJob { journal, places, data, lsn })
     }
 
     /// Takes note of a sync and returns the last durable record. [`Engine::start_apply`] has work then.

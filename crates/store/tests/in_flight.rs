@@ -5,7 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
-use quoin_disk::{Effect, Fault, FaultyDir, MemDir, Operation};
+use quoin_disk::{Effect, Fault, FaultyDir, MemDir, Operation, OsDir};
 use quoin_store::{Engine, Error, Lsn, PlaceJob};
 use std::sync::Arc;
 
@@ -261,4 +261,63 @@ fn a_crash_between_any_two_jobs_leaves_a_prefix() {
             }
         }
     }
+}
+
+/// A sync makes the journal durable first: until the data is, too, its records do not count.
+#[test]
+fn a_journal_that_is_durable_before_its_data_ends_before_it() {
+    let memory = MemDir::new();
+    format(&memory, 64);
+    let dir = FaultyDir::new(Arc::new(memory.clone()));
+    let (mut engine, _) = try_open(Arc::new(dir.clone()), 1).unwrap();
+    engine.create_replica(ONE, 64 * EXTENT, Bytes::new()).unwrap();
+    write(&mut engine, ONE, 1, 0, &[1; 16]).unwrap();
+    let before = sync(&mut engine);
+    write(&mut engine, ONE, 2, 0, &[2; 16]).unwrap();
+    engine.commit().unwrap();
+    let (operation, effect) = (Operation::Sync, Effect::InputOutput);
+    dir.inject(Fault { operation, name_prefix: "data".into(), after: 0, times: 1, effect });
+    let done = engine.start_sync().unwrap().run();
+    assert!(matches!(engine.finish_sync(done), Err(Error::Io { .. })));
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..60 {
+        let (mut engine, opened) = try_open(Arc::new(memory.crash(seed)), 2).unwrap();
+        let is_new = opened.end > before;
+        (old, new) = (old + u32::from(!is_new), new + u32::from(is_new));
+        assert_eq!(read(&mut engine, ONE, 0, 16), [if is_new { 2 } else { 1 }; 16]);
+    }
+    assert!(old > 5 && new > 5, "{old} {new}");
+}
+
+/// A real filesystem, few slots: they are used again and again, written around the cache and through it, and read through
+/// it. No read is served what the cache had of an earlier use.
+#[test]
+fn slots_that_are_used_again_are_read_as_last_written() {
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = || Arc::new(OsDir::open(temporary.path()).unwrap());
+    format(&*dir(), 10);
+    let mut state = vec![0u64; 64];
+    for start in 0..3 {
+        let (mut engine, _) = try_open(dir(), 1).unwrap();
+        if start == 0 {
+            engine.create_replica(ONE, 4 * EXTENT, Bytes::new()).unwrap();
+        }
+        for step in 1..=120u64 {
+            let seq = start * 1000 + step;
+            let (first, count) =
+                [(step % 4 * 16, 16), (step * 7 % 60, 4), (step % 3 * 16, 24)][step as usize % 3];
+            write(&mut engine, ONE, seq, first, &vec![seq; count as usize]).unwrap();
+            state[first as usize..(first + count) as usize].fill(seq);
+            match step % 5 {
+                0 => checkpoint(&mut engine),
+                1 => drop(sync(&mut engine)),
+                2 => drop(engine.submit().unwrap()),
+                _ => drop(engine.commit().unwrap()),
+            }
+            assert_eq!(read(&mut engine, ONE, 0, 64), state);
+        }
+        engine.commit().unwrap();
+    }
+    let (mut engine, _) = try_open(dir(), 1).unwrap();
+    assert_eq!(read(&mut engine, ONE, 0, 64), state);
 }

@@ -23,8 +23,8 @@ pub(super) enum Done {
     Sync(SyncDone),
     Apply(ApplyDone),
     Checkpoint(CheckpointDone),
-    Read(ReadJob),
-    Scrub(ScrubJob),
+    Read(Box<ReadJob>),
+    Scrub(Box<ScrubJob>),
 }
 
 impl Done {
@@ -35,8 +35,8 @@ impl Done {
             Done::Sync(done) => node.on_synced(done, now),
             Done::Apply(done) => node.on_applied(done, now),
             Done::Checkpoint(done) => node.on_checkpointed(done, now),
-            Done::Read(job) => node.on_read_done(job),
-            Done::Scrub(job) => node.on_scrubbed(job),
+            Done::Read(job) => node.on_read_done(*job),
+            Done::Scrub(job) => node.on_scrubbed(*job),
         }
     }
 }
@@ -84,12 +84,12 @@ impl IoThreads {
         let (scrubs, jobs) = channel::<ScrubJob>();
         spawn("scrub", jobs, done.clone(), |mut job| {
             job.run();
-            Done::Scrub(job)
+            Done::Scrub(Box::new(job))
         })?;
         let (reads, jobs) = channel::<ReadJob>();
         spawn_several("read", READERS, jobs, &done, |mut job: ReadJob| {
             job.run();
-            Done::Read(job)
+            Done::Read(Box::new(job))
         })?;
         let (connects, connects_in) = unbounded_channel();
         let under_way = std::rc::Rc::default();

@@ -171,13 +171,9 @@ impl Cell {
 }
 
 fn checksum(bytes: &Bytes, salt: Salt, map: MapId, extent: ExtentIndex) -> u32 {
-    // In one piece: short ones take the checksum's slow path, and scans compute hundreds of thousands of these.
-    let mut covered = [0; 16 + ENTRY_BYTES - 4];
-    covered[..8].copy_from_slice(&map.replica.0.to_le_bytes());
-    covered[8..12].copy_from_slice(&map.layer.0.to_le_bytes());
-    covered[12..16].copy_from_slice(&extent.0.to_le_bytes());
-    covered[16..].copy_from_slice(&bytes.as_bytes()[..ENTRY_BYTES - 4]);
-    salt.checksum(&[&covered])
+    let covered = &bytes.as_bytes()[..ENTRY_BYTES - 4];
+    let (replica, layer) = (map.replica.0.to_le_bytes(), map.layer.0.to_le_bytes());
+    salt.checksum(&[&replica, &layer, &extent.0.to_le_bytes(), covered])
 }
 
 #[cfg(test)]
