@@ -316,9 +316,10 @@ impl Offline {
         let mut slots = Slots::new(self.identity.capacity_bytes / EXTENT_BYTES);
         let total = found.values().map(|found| found.chunks().len() as u64).sum();
         let mut done = 0;
-        // A replica that the journal drops is opened once more, so that its slots come back.
-        for dropped in self.checkpoint.replicas.iter().filter(|state| !found.contains_key(&state.id)) {
-            if let Err(error) = self.open_map(dropped.id, dropped.segment_bytes) {
+        // A replica that the journal drops (or makes anew) is opened once more, so that its slots come back.
+        let is_gone = |state: &&ReplicaState| found.get(&state.id).is_none_or(|found| found.is_new);
+        for gone in self.checkpoint.replicas.iter().filter(is_gone) {
+            if let Err(error) = self.open_map(gone.id, gone.segment_bytes) {
                 report.add(Part::Map, error)?;
             }
         }

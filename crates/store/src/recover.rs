@@ -39,6 +39,7 @@ fn is_possible(checkpoint: &Checkpoint) -> bool {
         && geometry.file_bytes <= 1 << 34
         && geometry.file_bytes.is_multiple_of(BLOCK_BYTES)
         && checkpoint.replicas.iter().all(|state| is_segment(state.segment_bytes))
+        && checkpoint.replicas.is_sorted_by(|a, b| a.id < b.id)
 }
 
 /// Whether [`Engine::create_replica`] would have taken it.
