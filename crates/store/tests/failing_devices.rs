@@ -170,7 +170,7 @@ fn a_short_write_of_the_system_is_no_success() {
     let text = String::from_utf8_lossy(&output.stdout);
     let length = std::fs::metadata(temporary.path().join("file")).unwrap().len();
     assert!(text.contains(&format!("RESULT FileTooLarge {length}")), "{text}");
-    assert!(length >= 1 << 16 && length < 100_000, "{length}");
+    assert!((1 << 16..100_000).contains(&length), "{length}");
     let content = std::fs::read(temporary.path().join("file")).unwrap();
     let expected: Vec<u8> = (1..=5).flat_map(|byte| vec![byte; 20_000]).take(length as usize).collect();
     assert!(content == expected);
