@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod clock;
 mod lint;
+mod soak;
 mod tools;
 mod workspace;
 
@@ -16,7 +17,10 @@ usage: cargo xtask <chore>
   lint    the house rules that no other tool checks
   tools   installs the client tools that the end-to-end tests need, or says what is missing
   bench   the benchmarks: `cargo xtask bench [disk|kill|micro]`
+  soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
 ";
+
+const SOAK_MINUTES: u64 = 60;
 
 /// 0: all is well; 1: something failed; 2: no such chore.
 fn main() -> ExitCode {
@@ -28,6 +32,10 @@ fn main() -> ExitCode {
         ["tools"] => checks::report("tools", tools::run),
         ["bench"] => bench::run_all(&["micro", "disk", "kill"]),
         ["bench", which @ ("disk" | "kill" | "micro")] => bench::run_all(&[which]),
+        ["soak"] => soak::run(SOAK_MINUTES),
+        ["soak", "--minutes", minutes] if minutes.parse::<u64>().is_ok() => {
+            soak::run(minutes.parse().unwrap_or(SOAK_MINUTES))
+        }
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             true

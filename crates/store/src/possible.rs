@@ -21,6 +21,7 @@ pub(crate) fn check_checkpoint(checkpoint: &Checkpoint) -> Result<(), Error> {
         && geometry.files <= 1024
         && geometry.file_bytes <= 1 << 34
         && geometry.file_bytes.is_multiple_of(BLOCK_BYTES)
+        && replicas.is_sorted_by(|a, b| a.id < b.id)
         && replicas.iter().all(|state| is_replica(state) && has_base(state, replicas));
     is_possible.then_some(()).ok_or_else(|| Error::corrupt("the checkpoint", "it tells what cannot be"))
 }

@@ -37,7 +37,8 @@ pub(crate) fn exercise(image: &MemDir, history: Option<&History>) {
             return;
         }
     };
-    let is_well = is_well && history.is_some();
+    let is_forged = history.is_none();
+    let is_well = is_well && !is_forged;
     let mut history = history.cloned();
     read_all(&mut engine, is_well, history.as_ref());
     scrub(&mut engine, is_well);
@@ -47,7 +48,12 @@ pub(crate) fn exercise(image: &MemDir, history: Option<&History>) {
         assert!(!is_well, "a disk that is well cannot be shut down");
         return;
     }
-    let mut engine = open(image).unwrap_or_else(|error| panic!("it does not open after a shutdown: {error}"));
+    let mut engine = match open(image) {
+        Ok(engine) => engine,
+        // A forged batch header within another batch's data is nothing, until the journal begins elsewhere.
+        Err(Error::DurableLost { .. }) if is_forged => return,
+        Err(error) => panic!("it does not open after a shutdown: {error}"),
+    };
     if let Ok(Some((replica, block, value))) = written {
         let data = read(&mut engine, replica, View::Live, block, 1).expect("what was just written");
         assert!(data.chunks(8).all(|word| word == value.to_le_bytes()), "it reads as something else");
