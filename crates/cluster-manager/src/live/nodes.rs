@@ -1,27 +1,9 @@
-//! What storage nodes and gateways said lately: heartbeats and health. In the leader's memory alone, gone with its term.
-//! Time is a parameter.
+//! What storage nodes said lately, and what follows from it.
 
-use quoin_api::v1;
-use quoin_cluster::{Candidate, Node, State, Volume};
-use quoin_types::{DiskId, Epoch, GatewayId, InstanceId, Moment, NodeId, VolumeId};
-use std::collections::BTreeMap;
+use super::{Live, Presence};
+use quoin_cluster::{Candidate, Node, State};
+use quoin_types::{DiskId, Moment, NodeId};
 use std::time::Duration;
-
-/// Reports missed in a row after which somebody is unreachable.
-const MISSED_MAX: u32 = 3;
-/// How long a gateway that reports no more is shown.
-const GATEWAY_SHOWN: Duration = Duration::from_secs(600);
-
-/// How somebody stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Presence {
-    /// Reported within three intervals.
-    Online,
-    /// Not heard of by this leader, which is too new to draw conclusions.
-    Unknown,
-    /// Missed three reports.
-    Unreachable,
-}
 
 /// A storage node's last heartbeat.
 #[derive(Clone, Debug)]
@@ -33,16 +15,6 @@ pub(crate) struct NodeReport {
     pub(crate) leaving: bool,
 }
 
-/// A gateway's last heartbeat.
-#[derive(Clone, Debug)]
-pub(crate) struct GatewayReport {
-    pub(crate) at: Moment,
-    pub(crate) instance: InstanceId,
-    pub(crate) nbd_address: String,
-    pub(crate) version: String,
-    pub(crate) attachments: BTreeMap<VolumeId, v1::AttachmentReport>,
-}
-
 /// A registration that was refused.
 #[derive(Clone, Debug)]
 pub(crate) struct RefusedNode {
@@ -50,58 +22,7 @@ pub(crate) struct RefusedNode {
     pub(crate) why: String,
 }
 
-/// Why a volume cannot be taken from the gateway that has it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum InUse {
-    /// It reports clients.
-    Clients { gateway: GatewayId, clients: u32 },
-    /// This leader is too new to know.
-    NotKnownYet { gateway: GatewayId },
-}
-
-/// Everything live.
-#[derive(Debug)]
-pub(crate) struct Live {
-    interval: Duration,
-    term: u64,
-    since: Moment,
-    nodes: BTreeMap<NodeId, NodeReport>,
-    gateways: BTreeMap<GatewayId, GatewayReport>,
-    refused: BTreeMap<String, RefusedNode>,
-}
-
 impl Live {
-    pub(crate) fn new(interval: Duration) -> Self {
-        Self {
-            interval,
-            term: 0,
-            since: Moment::ZERO,
-            nodes: BTreeMap::new(),
-            gateways: BTreeMap::new(),
-            refused: BTreeMap::new(),
-        }
-    }
-
-    /// Forgets everything if the term is another one.
-    pub(crate) fn begin_term(&mut self, term: u64, now: Moment) {
-        if term != self.term {
-            *self = Self { term, since: now, ..Self::new(self.interval) };
-        }
-    }
-
-    /// How long somebody may be silent before being called unreachable.
-    pub(crate) fn patience(&self) -> Duration {
-        self.interval * MISSED_MAX
-    }
-
-    fn presence(&self, last: Option<Moment>, now: Moment) -> Presence {
-        match last {
-            Some(at) if now.since(at) <= self.patience() => Presence::Online,
-            None if now.since(self.since) <= self.patience() => Presence::Unknown,
-            _ => Presence::Unreachable,
-        }
-    }
-
     pub(crate) fn node_heard(&mut self, node: NodeId, report: NodeReport) {
         self.nodes.insert(node, report);
     }
@@ -173,49 +94,6 @@ impl Live {
             })
             .collect()
     }
-
-    pub(crate) fn gateway_heard(&mut self, gateway: GatewayId, report: GatewayReport) {
-        let now = report.at;
-        self.gateways.retain(|_, known| now.since(known.at) < GATEWAY_SHOWN);
-        self.gateways.insert(gateway, report);
-    }
-
-    pub(crate) fn gateways(&self) -> &BTreeMap<GatewayId, GatewayReport> {
-        &self.gateways
-    }
-
-    pub(crate) fn gateway_presence(&self, gateway: &GatewayId, now: Moment) -> Presence {
-        self.presence(self.gateways.get(gateway).map(|report| report.at), now)
-    }
-
-    /// What the attached gateway last reported about a volume, in its present attachment.
-    pub(crate) fn attachment_report(&self, volume: &Volume) -> Option<&v1::AttachmentReport> {
-        let attachment = volume.attachment.as_ref()?;
-        let report = self.gateways.get(&attachment.gateway)?;
-        report.attachments.get(&volume.id).filter(|report| Epoch(report.epoch) == attachment.epoch)
-    }
-
-    /// Whether taking a volume away would hurt somebody: another gateway that is alive and has clients on it.
-    pub(crate) fn in_use(
-        &self,
-        volume: &Volume,
-        by_other_than: Option<&GatewayId>,
-        now: Moment,
-    ) -> Option<InUse> {
-        let attachment = volume.attachment.as_ref()?;
-        if by_other_than == Some(&attachment.gateway) {
-            return None;
-        }
-        let gateway = attachment.gateway.clone();
-        match self.gateway_presence(&gateway, now) {
-            Presence::Unreachable => None,
-            Presence::Unknown => Some(InUse::NotKnownYet { gateway }),
-            Presence::Online => {
-                let clients = self.attachment_report(volume).map_or(0, |report| report.clients);
-                (clients > 0).then_some(InUse::Clients { gateway, clients })
-            }
-        }
-    }
 }
 
 /// Whether a heartbeat is of the process that registered last. Another one must register again, and will be refused.
@@ -226,6 +104,7 @@ pub(crate) fn is_registered(state: &State, node: NodeId, disk: DiskId, start_cou
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,75 @@
+//! What gateways said lately, and who uses which volume.
+
+use super::{Live, Presence};
+use quoin_api::v1;
+use quoin_cluster::Volume;
+use quoin_types::{Epoch, GatewayId, InstanceId, Moment, VolumeId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a gateway that reports no more is shown.
+const GATEWAY_SHOWN: Duration = Duration::from_secs(600);
+
+/// A gateway's last heartbeat.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayReport {
+    pub(crate) at: Moment,
+    pub(crate) instance: InstanceId,
+    pub(crate) nbd_address: String,
+    pub(crate) version: String,
+    pub(crate) attachments: BTreeMap<VolumeId, v1::AttachmentReport>,
+}
+
+/// Why a volume cannot be taken from the gateway that has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum InUse {
+    /// It reports clients.
+    Clients { gateway: GatewayId, clients: u32 },
+    /// This leader is too new to know.
+    NotKnownYet { gateway: GatewayId },
+}
+
+impl Live {
+    pub(crate) fn gateway_heard(&mut self, gateway: GatewayId, report: GatewayReport) {
+        let now = report.at;
+        self.gateways.retain(|_, known| now.since(known.at) < GATEWAY_SHOWN);
+        self.gateways.insert(gateway, report);
+    }
+
+    pub(crate) fn gateways(&self) -> &BTreeMap<GatewayId, GatewayReport> {
+        &self.gateways
+    }
+
+    pub(crate) fn gateway_presence(&self, gateway: &GatewayId, now: Moment) -> Presence {
+        self.presence(self.gateways.get(gateway).map(|report| report.at), now)
+    }
+
+    /// What the attached gateway last reported about a volume, in its present attachment.
+    pub(crate) fn attachment_report(&self, volume: &Volume) -> Option<&v1::AttachmentReport> {
+        let attachment = volume.attachment.as_ref()?;
+        let report = self.gateways.get(&attachment.gateway)?;
+        report.attachments.get(&volume.id).filter(|report| Epoch(report.epoch) == attachment.epoch)
+    }
+
+    /// Whether taking a volume away would hurt somebody: another gateway that is alive and has clients on it.
+    pub(crate) fn in_use(
+        &self,
+        volume: &Volume,
+        by_other_than: Option<&GatewayId>,
+        now: Moment,
+    ) -> Option<InUse> {
+        let attachment = volume.attachment.as_ref()?;
+        if by_other_than == Some(&attachment.gateway) {
+            return None;
+        }
+        let gateway = attachment.gateway.clone();
+        match self.gateway_presence(&gateway, now) {
+            Presence::Unreachable => None,
+            Presence::Unknown => Some(InUse::NotKnownYet { gateway }),
+            Presence::Online => {
+                let clients = self.attachment_report(volume).map_or(0, |report| report.clients);
+                (clients > 0).then_some(InUse::Clients { gateway, clients })
+            }
+        }
+    }
+}
