@@ -41,7 +41,11 @@ impl Live {
     }
 
     pub(crate) fn gateway_presence(&self, gateway: &GatewayId, now: Moment) -> Presence {
-        self.presence(self.gateways.get(gateway).map(|report| report.at), now)
+        match self.gateways.get(gateway) {
+            Some(report) if now.since(report.at) <= self.patience() => Presence::Online,
+            None if now.since(self.since) <= self.patience() => Presence::Unknown,
+            _ => Presence::Unreachable,
+        }
     }
 
     /// What the attached gateway last reported about a volume, in its present attachment.

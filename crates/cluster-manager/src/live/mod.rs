@@ -1,13 +1,16 @@
-//! What storage nodes and gateways said lately: heartbeats and health. In the leader's memory alone, gone with its term.
-//! Time is a parameter.
+//! What storage nodes and gateways said lately: heartbeats. In the leader's memory alone, gone with its term; what it
+//! concludes about storage nodes goes into the state ([`Live::conclude`]). Time is a parameter.
 
 mod gateways;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use gateways::{GatewayReport, InUse};
-pub(crate) use nodes::{NodeReport, is_registered};
+pub(crate) use nodes::{Candidates, NodeReport};
 
-use nodes::RefusedNode;
+use nodes::{Heard, RefusedNode};
+use quoin_cluster::ClusterTime;
 use quoin_types::{GatewayId, Moment, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,9 +23,9 @@ const MISSED_MAX: u32 = 3;
 pub(crate) enum Presence {
     /// Reported within three intervals.
     Online,
-    /// Not heard of by this leader, which is too new to draw conclusions.
+    /// Not known to be gone, and not heard of lately by this leader: it is new, or is about to conclude that it is gone.
     Unknown,
-    /// Missed three reports.
+    /// Missed three reports, or said that it stops. Of a storage node this is so from when it stands in the state.
     Unreachable,
 }
 
@@ -30,9 +33,15 @@ pub(crate) enum Presence {
 #[derive(Debug)]
 pub(crate) struct Live {
     interval: Duration,
-    term: u64,
+    /// The term in which this member leads; `None` while it does not.
+    leads_in: Option<u64>,
+    /// When it began to lead.
     since: Moment,
-    nodes: BTreeMap<NodeId, NodeReport>,
+    /// What the cluster's time was then.
+    time_then: ClusterTime,
+    /// When anybody last looked at this.
+    looked: Moment,
+    nodes: BTreeMap<NodeId, Heard>,
     gateways: BTreeMap<GatewayId, GatewayReport>,
     refused: BTreeMap<String, RefusedNode>,
 }
@@ -41,19 +50,40 @@ impl Live {
     pub(crate) fn new(interval: Duration) -> Self {
         Self {
             interval,
-            term: 0,
+            leads_in: None,
             since: Moment::ZERO,
+            time_then: ClusterTime::ZERO,
+            looked: Moment::ZERO,
             nodes: BTreeMap::new(),
             gateways: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// Forgets everything if the term is another one.
-    pub(crate) fn begin_term(&mut self, term: u64, now: Moment) {
-        if term != self.term {
-            *self = Self { term, since: now, ..Self::new(self.interval) };
+    /// Goes before every use. Forgets everything if this member leads in another term than before, or no more; the
+    /// cluster's time goes on from the one given.
+    pub(crate) fn enter(
+        &mut self,
+        leads_in: Option<u64>,
+        now: Moment,
+        time_then: impl FnOnce() -> ClusterTime,
+    ) {
+        if leads_in != self.leads_in {
+            let time_then = time_then();
+            *self = Self { leads_in, since: now, time_then, ..Self::new(self.interval) };
+        } else if now.since(self.looked) > self.interval {
+            self.oversleep(now.since(self.looked));
         }
+        self.looked = now;
+    }
+
+    /// This process was not running for so long: the machine slept, or had no time for it. Whatever was sent to it then
+    /// waits to be read, so nobody was silent meanwhile, as far as anyone can tell.
+    fn oversleep(&mut self, slept: Duration) {
+        self.since = self.since + slept;
+        self.nodes.values_mut().for_each(|heard| heard.at = heard.at + slept);
+        self.gateways.values_mut().for_each(|report| report.at = report.at + slept);
+        self.refused.values_mut().for_each(|refused| refused.at = refused.at + slept);
     }
 
     /// How long somebody may be silent before being called unreachable.
@@ -61,11 +91,8 @@ impl Live {
         self.interval * MISSED_MAX
     }
 
-    fn presence(&self, last: Option<Moment>, now: Moment) -> Presence {
-        match last {
-            Some(at) if now.since(at) <= self.patience() => Presence::Online,
-            None if now.since(self.since) <= self.patience() => Presence::Unknown,
-            _ => Presence::Unreachable,
-        }
+    /// The cluster's time, by this leader's clock.
+    pub(crate) fn time(&self, now: Moment) -> ClusterTime {
+        self.time_then.after(now.since(self.since))
     }
 }

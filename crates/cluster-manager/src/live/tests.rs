@@ -1,0 +1,206 @@
+//! A leader that hears, concludes, and finds its conclusions in the state.
+
+use super::*;
+use quoin_cluster::command::RegisterNode;
+use quoin_cluster::{Absence, Cause, Command, Health, Node, State, apply};
+use quoin_types::{ClusterId, DiskId};
+
+const SECOND: Duration = Duration::from_secs(1);
+const CLUSTER: ClusterId = ClusterId([9; 16]);
+
+/// A moment, in seconds.
+fn at(seconds: u32) -> Moment {
+    Moment::ZERO + SECOND * seconds
+}
+
+fn cluster_time(seconds: u64) -> ClusterTime {
+    ClusterTime::from_millis(seconds * 1000)
+}
+
+fn disk(number: u64) -> DiskId {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    DiskId(bytes)
+}
+
+/// The state, and the memory of whoever leads.
+struct Leader {
+    state: State,
+    live: Live,
+}
+
+impl Leader {
+    /// Leads in term 1 from second 100 on, with nodes that have registered with others.
+    fn of(nodes: u64) -> Self {
+        let mut leader = Self { state: State::default(), live: Live::new(SECOND) };
+        let command = Command::InitCluster { cluster_id: CLUSTER, managers: BTreeMap::new() };
+        apply(&mut leader.state, &command).unwrap();
+        for number in 1..=nodes {
+            leader.register(number, 1);
+        }
+        leader.begin(1, 100);
+        leader
+    }
+
+    fn begin(&mut self, term: u64, second: u32) {
+        let time = self.state.time();
+        self.live.enter(Some(term), at(second), || time);
+        assert_eq!(self.conclude(second), 0);
+    }
+
+    fn register(&mut self, number: u64, start_count: u64) {
+        let node = RegisterNode {
+            cluster_id: CLUSTER,
+            name: format!("node-{number}"),
+            disk: disk(number),
+            start_count,
+            ..RegisterNode::default()
+        };
+        apply(&mut self.state, &Command::RegisterNode(node)).unwrap();
+    }
+
+    fn node(&self, number: u64) -> Node {
+        self.state.nodes()[&NodeId(number)].clone()
+    }
+
+    fn hear_report(&mut self, number: u64, second: u32, leaving: bool) {
+        let report = NodeReport { used_bytes: 0, capacity_bytes: 1, leaving };
+        self.live.node_heard(&self.node(number), report, at(second));
+    }
+
+    fn hear(&mut self, number: u64, second: u32) {
+        self.hear_report(number, second, false);
+    }
+
+    /// One look of the duty: how many changes it made.
+    fn conclude(&mut self, second: u32) -> usize {
+        let Some(command) = self.live.conclude(&self.state, at(second)) else { return 0 };
+        apply(&mut self.state, &command).unwrap();
+        let Command::ChangeHealth { changes, .. } = command else { panic!("{command:?}") };
+        changes.len()
+    }
+
+    fn presence(&self, number: u64, second: u32) -> Presence {
+        self.live.node_presence(&self.node(number), at(second))
+    }
+}
+
+#[test]
+fn a_new_leader_waits_before_it_calls_anyone_unreachable() {
+    let mut leader = Leader::of(1);
+    assert_eq!((leader.conclude(103), leader.presence(1, 103)), (0, Presence::Unknown));
+    assert_eq!((leader.conclude(104), leader.presence(1, 104)), (1, Presence::Unreachable));
+    // Concluded once.
+    assert_eq!(leader.conclude(105), 0);
+    leader.hear(1, 106);
+    assert_eq!(leader.presence(1, 106), Presence::Unreachable, "not before it stands in the state");
+    assert_eq!((leader.conclude(106), leader.presence(1, 109)), (1, Presence::Online));
+    assert_eq!((leader.conclude(109), leader.presence(1, 109)), (0, Presence::Online));
+    assert_eq!(leader.presence(1, 110), Presence::Unknown, "missed, and not concluded yet");
+    assert_eq!((leader.conclude(110), leader.presence(1, 110)), (1, Presence::Unreachable));
+    assert_eq!(leader.live.node_silence(&leader.node(1), at(116)), 10 * SECOND);
+}
+
+#[test]
+fn the_next_leader_knows_who_was_unreachable_and_waits_for_the_others() {
+    let mut leader = Leader::of(3);
+    leader.hear(1, 101);
+    leader.hear(2, 101);
+    leader.hear_report(3, 101, true);
+    assert_eq!(leader.conclude(101), 1);
+    // Another machine, another clock.
+    leader.begin(2, 7);
+    assert_eq!(
+        [1, 2, 3].map(|n| leader.presence(n, 7)),
+        [Presence::Unknown, Presence::Unknown, Presence::Unreachable]
+    );
+    leader.hear(1, 8);
+    let candidates = leader.live.candidates(&leader.state, at(8));
+    let online: Vec<NodeId> = candidates.online.iter().map(|candidate| candidate.node).collect();
+    assert_eq!((online, candidates.unknown), (vec![NodeId(1)], 1));
+    leader.hear(1, 11);
+    assert_eq!((leader.conclude(11), leader.presence(2, 11)), (1, Presence::Unreachable));
+    assert_eq!(leader.live.candidates(&leader.state, at(11)).unknown, 0);
+}
+
+#[test]
+fn an_absence_is_counted_on_by_the_next_leader() {
+    let mut leader = Leader::of(1);
+    leader.hear_report(1, 110, true);
+    leader.conclude(110);
+    let absent = Health::Unreachable(Absence { cause: Cause::Left, since: cluster_time(10) });
+    assert_eq!(leader.node(1).health, absent);
+    for second in 111..=290 {
+        assert_eq!(leader.conclude(second), 0);
+    }
+    assert_eq!(leader.state.time(), cluster_time(190), "a reading a minute");
+    // Ten seconds after that reading it is over with that leader: they are lost, nothing is made up.
+    leader.begin(2, 5000);
+    assert_eq!(leader.live.node_silence(&leader.node(1), at(5007)), 187 * SECOND);
+    leader.register(1, 2);
+    leader.hear(1, 5008);
+    for second in 5008..5308 {
+        leader.hear(1, second);
+        leader.conclude(second);
+    }
+    assert_eq!(leader.state.time(), cluster_time(190), "nobody is absent, nothing is read");
+}
+
+#[test]
+fn a_good_bye_is_the_last_word_of_a_start_and_says_nothing_of_the_next() {
+    let mut leader = Leader::of(1);
+    leader.hear_report(1, 101, true);
+    // Sent before, and late.
+    leader.hear(1, 101);
+    assert_eq!((leader.conclude(101), leader.presence(1, 101)), (1, Presence::Unreachable));
+    leader.hear(1, 102);
+    assert_eq!(leader.conclude(102), 0);
+    leader.begin(2, 200);
+    leader.hear(1, 201);
+    assert_eq!((leader.conclude(201), leader.presence(1, 201)), (0, Presence::Unreachable));
+    // The next start, when its registration is applied and its leader has not heard of that yet.
+    leader.begin(3, 300);
+    leader.register(1, 2);
+    leader.hear_report(1, 310, true);
+    leader.register(1, 3);
+    assert_eq!((leader.conclude(310), leader.presence(1, 310)), (0, Presence::Unknown));
+    leader.hear(1, 311);
+    assert_eq!((leader.conclude(311), leader.presence(1, 311)), (0, Presence::Online));
+}
+
+#[test]
+fn a_silent_node_that_says_good_bye_has_left_since() {
+    let mut leader = Leader::of(1);
+    assert_eq!(leader.conclude(104), 1);
+    leader.hear_report(1, 110, true);
+    assert_eq!(leader.conclude(110), 1);
+    let absent = Health::Unreachable(Absence { cause: Cause::Left, since: cluster_time(10) });
+    assert_eq!(leader.node(1).health, absent);
+}
+
+#[test]
+fn a_thousand_nodes_that_go_at_once_are_one_command() {
+    let mut leader = Leader::of(1000);
+    for number in 1..=1000 {
+        leader.hear(number, 101);
+    }
+    assert_eq!(leader.conclude(104), 0);
+    let revision = leader.state.revision();
+    assert_eq!(leader.conclude(105), 1000);
+    assert_eq!(leader.state.revision(), revision + 1);
+    assert_eq!(leader.conclude(106), 0);
+}
+
+#[test]
+fn a_leader_that_slept_misses_nobody_for_that() {
+    let mut leader = Leader::of(1);
+    leader.hear(1, 101);
+    // The machine is suspended for a while.
+    for second in [101, 102, 500] {
+        leader.live.enter(Some(1), at(second), || unreachable!("the same term"));
+    }
+    assert_eq!((leader.conclude(501), leader.presence(1, 501)), (0, Presence::Online));
+    assert_eq!((leader.conclude(503), leader.presence(1, 503)), (1, Presence::Unreachable));
+    let absent = Health::Unreachable(Absence { cause: Cause::Silent, since: cluster_time(5) });
+    assert_eq!(leader.node(1).health, absent, "time in which nobody led is not counted");
+}
