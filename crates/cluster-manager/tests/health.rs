@@ -101,6 +101,24 @@ async fn a_new_leader_places_nothing_on_a_node_that_died_with_the_old_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_hangs_keeps_no_heartbeat_from_the_others() {
+    let cluster = TestCluster::start(1);
+    let node = FakeNode::start(&cluster.managers(), 1).await;
+    // Connections are taken, by the system, and nothing is ever answered.
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [hung.local_addr().unwrap(), cluster.config(0).listen].map(|address| address.to_string());
+    let managers = Managers::new(&addresses).unwrap();
+    let began = tokio::time::Instant::now();
+    let beat = || heartbeat(node.id, 1, 1);
+    let sent = managers.agent_within(Duration::from_millis(500), async |mut client| {
+        Ok(client.node_heartbeat(beat()).await?.into_inner())
+    });
+    assert!(sent.await.unwrap().known);
+    // The call alone would have waited for five seconds.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_health_is_one_entry_and_silence_none() {
     // One of each: nobody else adds an entry, however slow the machine is.
     let cluster = TestCluster::start(1);

@@ -4,6 +4,7 @@ use super::Shell;
 use super::attach::{self, Export};
 use crate::core::{ReplicaStatus, VolumeReport};
 use quoin_api::v1;
+use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
 use quoin_types::{Epoch, NodeId, VolumeId};
@@ -60,8 +61,8 @@ async fn heartbeats(shell: &Rc<Shell>) {
         (told, told_at) = (news, Some(now));
         shell.metrics.update(&reports, shell.clients.borrow().len());
         let request = heartbeat(shell, &reports);
-        let sent =
-            shell.managers.agent(async |mut client| client.gateway_heartbeat(request.clone()).await).await;
+        let beat = async |mut client: AgentClient<_>| client.gateway_heartbeat(request.clone()).await;
+        let sent = shell.managers.agent_within(shell.config.heartbeat_interval, beat).await;
         match sent {
             Ok(_) => shell.metrics.set_ready(),
             Err(status) => tracing::debug!(error = status.message(), "a heartbeat did not arrive"),
