@@ -25,11 +25,24 @@ pub(crate) struct GatewayReport {
 pub(crate) enum InUse {
     /// It reports clients.
     Clients { gateway: GatewayId, clients: u32 },
-    /// This leader is too new to know.
+    /// It has the volume so lately, or this leader leads so lately, that it has not reported on it.
     NotKnownYet { gateway: GatewayId },
 }
 
 impl Live {
+    /// Goes before an attachment is proposed. A gateway attaches a volume because a client is there, and reports on it a
+    /// little later: until then, nobody else may think it unused.
+    pub(crate) fn attaching(&mut self, volume: VolumeId, gateway: GatewayId, at: Moment) {
+        let patience = self.patience();
+        self.attaching.retain(|_, known| at.since(*known) <= patience);
+        self.attaching.insert((volume, gateway), at);
+    }
+
+    fn is_new(&self, volume: &Volume, gateway: &GatewayId, now: Moment) -> bool {
+        let attaching = self.attaching.get(&(volume.id, gateway.clone()));
+        attaching.is_some_and(|at| now.since(*at) <= self.patience())
+    }
+
     pub(crate) fn gateway_heard(&mut self, gateway: GatewayId, report: GatewayReport) {
         let now = report.at;
         self.gateways.retain(|_, known| now.since(known.at) < GATEWAY_SHOWN);
@@ -70,10 +83,11 @@ impl Live {
         match self.gateway_presence(&gateway, now) {
             Presence::Unreachable => None,
             Presence::Unknown => Some(InUse::NotKnownYet { gateway }),
-            Presence::Online => {
-                let clients = self.attachment_report(volume).map_or(0, |report| report.clients);
-                (clients > 0).then_some(InUse::Clients { gateway, clients })
-            }
+            Presence::Online => match self.attachment_report(volume).map(|report| report.clients) {
+                None if self.is_new(volume, &gateway, now) => Some(InUse::NotKnownYet { gateway }),
+                None | Some(0) => None,
+                Some(clients) => Some(InUse::Clients { gateway, clients }),
+            },
         }
     }
 }

@@ -11,7 +11,7 @@ pub(crate) use nodes::{Candidates, NodeReport};
 
 use nodes::{Heard, RefusedNode};
 use quoin_cluster::ClusterTime;
-use quoin_types::{GatewayId, Moment, NodeId};
+use quoin_types::{GatewayId, Moment, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub(crate) struct Live {
     looked: Moment,
     nodes: BTreeMap<NodeId, Heard>,
     gateways: BTreeMap<GatewayId, GatewayReport>,
+    /// When a gateway was about to be given a volume.
+    attaching: BTreeMap<(VolumeId, GatewayId), Moment>,
     refused: BTreeMap<String, RefusedNode>,
 }
 
@@ -56,6 +58,7 @@ impl Live {
             looked: Moment::ZERO,
             nodes: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            attaching: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -83,6 +86,7 @@ impl Live {
         self.since = self.since + slept;
         self.nodes.values_mut().for_each(|heard| heard.at = heard.at + slept);
         self.gateways.values_mut().for_each(|report| report.at = report.at + slept);
+        self.attaching.values_mut().for_each(|at| *at = *at + slept);
         self.refused.values_mut().for_each(|refused| refused.at = refused.at + slept);
     }
 

@@ -1,9 +1,10 @@
 //! A leader that hears, concludes, and finds its conclusions in the state.
 
 use super::*;
+use quoin_api::v1;
 use quoin_cluster::command::RegisterNode;
-use quoin_cluster::{Absence, Cause, Command, Health, Node, State, apply};
-use quoin_types::{ClusterId, DiskId};
+use quoin_cluster::{Absence, Candidate, Cause, Command, Health, Node, State, apply};
+use quoin_types::{ClusterId, DiskId, Durability, Epoch, InstanceId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CLUSTER: ClusterId = ClusterId([9; 16]);
@@ -203,4 +204,64 @@ fn a_leader_that_slept_misses_nobody_for_that() {
     assert_eq!((leader.conclude(503), leader.presence(1, 503)), (1, Presence::Unreachable));
     let absent = Health::Unreachable(Absence { cause: Cause::Silent, since: cluster_time(5) });
     assert_eq!(leader.node(1).health, absent, "time in which nobody led is not counted");
+}
+
+/// A volume `v`, attached to a gateway at its first epoch, which the leader knew of beforehand.
+fn attach(leader: &mut Leader, gateway: &GatewayId, second: u32) {
+    let create = Command::CreateVolume {
+        name: "v".to_owned(),
+        size_bytes: 4096,
+        segment_bytes: 65536,
+        replicas: 1,
+        durability: Durability::Flush,
+        candidates: vec![Candidate { node: NodeId(1), free_bytes: 1 << 40 }],
+    };
+    apply(&mut leader.state, &create).unwrap();
+    let volume = leader.state.volume_named("v").unwrap();
+    let (id, created) = (volume.id, volume.replicas().map(|(.., replica)| replica.id).collect());
+    let report = Command::ReportReplicas { node: NodeId(1), disk: disk(1), created, dropped: Vec::new() };
+    apply(&mut leader.state, &report).unwrap();
+    leader.live.attaching(id, gateway.clone(), at(second));
+    let attach = Command::Attach {
+        volume: "v".to_owned(),
+        gateway: gateway.clone(),
+        instance: InstanceId([1; 16]),
+        expected_epoch: Epoch::ZERO,
+    };
+    apply(&mut leader.state, &attach).unwrap();
+}
+
+/// What a gateway reports of its first attachment, if it knows of it.
+fn gateway_report(second: u32, clients: Option<u32>) -> GatewayReport {
+    let report = |clients| v1::AttachmentReport { volume: 1, epoch: 1, clients, ..Default::default() };
+    GatewayReport {
+        at: at(second),
+        instance: InstanceId([1; 16]),
+        nbd_address: String::new(),
+        version: String::new(),
+        attachments: clients.map(|clients| (VolumeId(1), report(clients))).into_iter().collect(),
+    }
+}
+
+#[test]
+fn a_volume_is_not_unused_because_its_gateway_had_no_time_to_report() {
+    let mut leader = Leader::of(1);
+    let (gateway, other) = (GatewayId("gw-a".to_owned()), GatewayId("gw-b".to_owned()));
+    leader.live.gateway_heard(gateway.clone(), gateway_report(101, None));
+    attach(&mut leader, &gateway, 101);
+    // One that was too late by a hair looks again.
+    leader.live.attaching(VolumeId(1), other.clone(), at(101));
+    let in_use = |leader: &Leader, second: u32| {
+        let volume = leader.state.volume_named("v").unwrap();
+        leader.live.in_use(volume, Some(&other), at(second))
+    };
+    assert_eq!(in_use(&leader, 101), Some(InUse::NotKnownYet { gateway: gateway.clone() }));
+    leader.live.gateway_heard(gateway.clone(), gateway_report(102, Some(1)));
+    assert_eq!(in_use(&leader, 102), Some(InUse::Clients { gateway: gateway.clone(), clients: 1 }));
+    leader.live.gateway_heard(gateway.clone(), gateway_report(103, Some(0)));
+    assert_eq!(in_use(&leader, 103), None);
+    // One that lives on and never reports on it has not got it: nobody waits for ever.
+    leader.live.gateway_heard(gateway.clone(), gateway_report(104, None));
+    assert_eq!(in_use(&leader, 104), Some(InUse::NotKnownYet { gateway }));
+    assert_eq!(in_use(&leader, 105), None);
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
 
-/// How often to look whether a gateway has reported to a new leader.
+/// How often to look whether a gateway has reported.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The service, at any member.
@@ -239,8 +239,8 @@ impl Api {
         }
     }
 
-    /// The epoch of the attachment that may be replaced. A leader too new to know whether clients would be hurt waits
-    /// until it does, as long as the call's time allows.
+    /// The epoch of the attachment that may be replaced. If it is not known yet whether clients would be hurt, this waits
+    /// until it is, as long as the call's time allows.
     async fn may_attach(
         &self,
         call: Call,
@@ -251,16 +251,20 @@ impl Api {
         loop {
             let found = self.view(|view| {
                 let volume = view.state.volume_named(name)?;
-                Some((volume.epoch, view.live.in_use(volume, Some(gateway), view.now)))
+                Some((volume.id, volume.epoch, view.live.in_use(volume, Some(gateway), view.now)))
             });
-            let (epoch, in_use) = found.ok_or_else(|| Refusal::VolumeUnknown(name.to_owned()))?;
+            let (id, epoch, in_use) = found.ok_or_else(|| Refusal::VolumeUnknown(name.to_owned()))?;
             let hint = "disconnect its clients first, or take the volume over, which cuts them off";
             match in_use {
                 Some(InUse::NotKnownYet { .. }) if !take_over && call.has_time_for(LOOK_AGAIN * 4) => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Some(in_use) if !take_over => return Err(volume_in_use(name, &in_use, hint)),
-                _ => return Ok(epoch),
+                _ => {
+                    let now = clock::now();
+                    self.shared.live(now).attaching(id, gateway.clone(), now);
+                    return Ok(epoch);
+                }
             }
         }
     }

@@ -263,7 +263,7 @@ pub(crate) fn volume_in_use(name: &str, in_use: &InUse, hint: &str) -> Failure {
         ),
         InUse::NotKnownYet { gateway } => (
             format!(
-                "volume `{name}` is attached to gateway {gateway}, and the new leader does not know yet whether clients use it"
+                "volume `{name}` is attached to gateway {gateway}, and it is not known yet whether clients use it"
             ),
             "try again in a few seconds",
         ),
