@@ -92,8 +92,11 @@ fn what_goes_wrong_is_told_by_kind_hint_and_exit_code() {
     dev.quoin(&["volume", "create", "x"]).code(2);
     dev.quoin(&["frobnicate"]).code(2);
 
-    let node = dev.json(&["node", "show", "node-2"]);
-    assert_eq!((&node["health"], &node["replicas"]), (&"online".into(), &1.into()), "{node}");
+    let node = until("node-2 to be online", PATIENCE, || {
+        let node = dev.json(&["node", "show", "node-2"]);
+        if node["health"] == "online" { Ok(node) } else { Err(node.to_string()) }
+    });
+    assert_eq!(node["replicas"], 1, "{node}");
     assert_eq!(node["placements"][0]["volume"], "vol1");
     assert_eq!(dev.json(&["node", "list"])["nodes"].as_array().unwrap().len(), 3);
 

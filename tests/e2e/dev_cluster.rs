@@ -77,7 +77,10 @@ fn the_dev_cluster_in_the_working_directory_is_found_by_itself() {
     std::os::unix::fs::symlink(dev.dir(), here.join("quoin-dev")).unwrap();
     let ran = run(quoin(&["volume", "list", "--output", "json"]).current_dir(&here), PATIENCE).ok();
     assert_eq!(ran.json()["volumes"][0]["name"], "vol1");
-    let ran = run(quoin(&["status", "--output", "json"]).env("QUOIN_MANAGER", dev.managers()), PATIENCE).ok();
-    assert_eq!(ran.json()["healthy"], true, "{}", ran.stdout);
+    until("the status to be healthy", PATIENCE, || {
+        let mut status = quoin(&["status", "--output", "json"]);
+        let ran = run(status.env("QUOIN_MANAGER", dev.managers()), PATIENCE).ok();
+        if ran.json()["healthy"] == true { Ok(()) } else { Err(ran.stdout) }
+    });
     assert_eq!(run(&mut quoin(&["status", "--manager", "127.0.0.1:1"]), PATIENCE).code, Some(4));
 }

@@ -83,10 +83,8 @@ impl Roles {
         let admin = free_address();
         let (data, log) =
             (self.dir.path().join(format!("data/{name}")), self.log_dir().join(format!("{name}.log")));
-        let common = format!(
-            "data_dir = \"{}\"\nadmin_listen = \"{admin}\"\nheartbeat_interval = \"500ms\"\nlog_format = \"json\"\n",
-            data.display()
-        );
+        let common =
+            format!("data_dir = \"{}\"\nadmin_listen = \"{admin}\"\nlog_format = \"json\"\n", data.display());
         let path = self.dir.path().join(format!("{name}.toml"));
         fs::create_dir_all(self.log_dir()).expect("a log directory");
         fs::write(&path, format!("{config}{common}")).expect("a configuration");

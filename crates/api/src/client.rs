@@ -82,6 +82,19 @@ impl Managers {
         self.each(async |index| call(AgentClient::new(self.inner.calls[index].clone())).await).await
     }
 
+    /// As [`Managers::agent`], giving each manager so long. For heartbeats: one that waits for a manager that hangs is late
+    /// for all of them, and its sender would be missed for another's fault.
+    pub async fn agent_within<T, F>(&self, limit: Duration, mut call: F) -> Result<T, Status>
+    where
+        F: AsyncFnMut(AgentClient<Channel>) -> Result<T, Status>,
+    {
+        self.agent(async |client| match tokio::time::timeout(limit, call(client)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded("the cluster manager did not answer in time")),
+        })
+        .await
+    }
+
     /// As [`Managers::agent`], without a time limit: for opening watch streams.
     pub async fn agent_stream<T, F>(&self, mut call: F) -> Result<T, Status>
     where

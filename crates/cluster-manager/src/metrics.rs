@@ -69,7 +69,11 @@ impl Metrics {
             "From proposing a command to its being applied",
             m.commit_seconds,
         );
-        registry.register("nodes_online", "Storage nodes that report (0 at followers)", m.nodes_online);
+        registry.register(
+            "nodes_online",
+            "Storage nodes that are not unreachable (0 at followers)",
+            m.nodes_online,
+        );
         registry.register("nodes", "Storage nodes that are registered", m.nodes);
         registry.register("volumes", "Volumes by state", m.volumes);
         (metrics, registry)

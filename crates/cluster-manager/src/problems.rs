@@ -68,7 +68,7 @@ fn missing_replicas(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> 
 
 /// Where replicas are lost: `node-2, node-3 unreachable`, or `on node-4` where the node is there and its replica is not.
 fn reasons(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> String {
-    let is_silent = |node: &&NodeId| view.live.node_presence(**node, view.now) == Presence::Unreachable;
+    let is_silent = |node: &&NodeId| view.presence(**node) == Presence::Unreachable;
     let (silent, there): (Vec<&NodeId>, Vec<&NodeId>) = nodes.iter().partition(is_silent);
     let names = |nodes: Vec<&NodeId>| -> String {
         let names: Vec<String> = nodes.into_iter().map(|node| view.node_name(*node)).collect();

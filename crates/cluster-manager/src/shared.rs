@@ -75,11 +75,12 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What nodes and gateways said lately. A new term of leadership begins with nothing known.
+    /// What nodes and gateways said lately. A new term of leadership begins with nothing known. Whoever needs the state,
+    /// too, asks for that second.
     pub(crate) fn live(&self, now: Moment) -> MutexGuard<'_, Live> {
-        let term = self.leadership.borrow().term;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.begin_term(term, now);
+        let leadership = *self.leadership.borrow();
+        live.enter(leadership.leading.then_some(leadership.term), now, || self.state().time());
         live
     }
 }

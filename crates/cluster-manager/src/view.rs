@@ -3,7 +3,7 @@
 use crate::live::{Live, Presence};
 use quoin_api::v1;
 use quoin_cluster::codec::state::replica_state;
-use quoin_cluster::{Attachment, Node, Replica, ReplicaState, Segment, State, Volume, VolumeStage};
+use quoin_cluster::{Attachment, Cause, Node, Replica, ReplicaState, Segment, State, Volume, VolumeStage};
 use quoin_types::{DiskId, GatewayId, Moment, NodeId};
 use std::collections::BTreeSet;
 
@@ -16,6 +16,13 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
+    /// How a node stands.
+    pub(crate) fn presence(&self, node: NodeId) -> Presence {
+        // Replicas are on nodes that the state knows, and it forgets none.
+        let node = self.state.nodes().get(&node);
+        node.map_or(Presence::Unreachable, |node| self.live.node_presence(node, self.now))
+    }
+
     /// A volume with the health of its replicas and of its attachment.
     pub(crate) fn volume(&self, volume: &Volume) -> v1::Volume {
         let mut message = stored_volume(volume, &volume.segments);
@@ -34,7 +41,7 @@ impl View<'_> {
     fn fill_health(&self, replica: &mut v1::Replica, volume: &Volume, report: Option<&v1::AttachmentReport>) {
         let node = NodeId(replica.node);
         let reported = report.and_then(|report| report.replicas.iter().find(|r| r.replica == replica.id));
-        if self.live.node_presence(node, self.now) == Presence::Unreachable {
+        if self.presence(node) == Presence::Unreachable {
             replica.set_health(v1::ReplicaHealth::Missing);
             replica.detail = format!("{} {}", self.node_name(node), self.absence(node));
         } else if replica.state() == v1::ReplicaState::Creating {
@@ -84,15 +91,16 @@ impl View<'_> {
 
     /// A storage node.
     pub(crate) fn node(&self, node: &Node) -> v1::Node {
-        let presence = self.live.node_presence(node.id, self.now);
-        let report = self.live.node_report(node.id);
-        let silence = self.live.node_silence(node.id, self.now);
+        let presence = self.live.node_presence(node, self.now);
+        let report = self.live.node_report(node);
+        let silence = self.live.node_silence(node, self.now);
         let (health, detail) = match (self.live.refusal_of(node), presence) {
             (Some(why), _) => (v1::NodeHealth::Refused, why.to_owned()),
             (None, Presence::Online) => (v1::NodeHealth::Online, String::new()),
-            (None, Presence::Unknown) => {
+            (None, Presence::Unknown) if report.is_none() => {
                 (v1::NodeHealth::Online, "not heard of since the manager's leader changed".to_owned())
             }
+            (None, Presence::Unknown) => (v1::NodeHealth::Online, self.absence(node.id)),
             (None, Presence::Unreachable) => (v1::NodeHealth::Unreachable, self.absence(node.id)),
         };
         v1::Node {
@@ -145,9 +153,12 @@ impl View<'_> {
 
     /// Why a node is not there, in words that follow its name.
     fn absence(&self, node: NodeId) -> String {
+        let Some(node) = self.state.nodes().get(&node) else { return "is not known".to_owned() };
         let seconds = self.live.node_silence(node, self.now).as_secs();
-        let what = if self.live.has_left(node) { "was stopped, and is silent" } else { "has not reported" };
-        format!("{what} for {seconds} s")
+        match node.health.cause() {
+            Some(Cause::Left) => format!("was stopped, and is silent for {seconds} s"),
+            Some(Cause::Silent) | None => format!("has not reported for {seconds} s"),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can be asked of the state machine, and what comes of it.
 
+use crate::health::{ClusterTime, HealthChange};
 use quoin_types::{ClusterId, DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, VolumeId};
 use std::collections::BTreeMap;
 
@@ -16,8 +17,8 @@ pub struct Proposal {
     pub command: Command,
 }
 
-/// A node that may be given replicas. The leader that proposes knows which nodes are alive and what they hold; the state
-/// machine does not, so it is told.
+/// A node that may be given replicas. The leader that proposes knows which nodes it has heard of and what they hold; the
+/// state machine does not, so it is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {
     /// The node.
@@ -106,6 +107,14 @@ pub enum Command {
         volume: VolumeId,
         /// The attachment.
         epoch: Epoch,
+    },
+    /// Takes note of which storage nodes are unreachable, or there again. One command for all that a leader finds at once,
+    /// however many nodes a failed switch takes along.
+    ChangeHealth {
+        /// The leader's reading of the cluster's time.
+        at: ClusterTime,
+        /// What it has concluded; nothing, if only the reading is to be kept.
+        changes: Vec<HealthChange>,
     },
 }
 

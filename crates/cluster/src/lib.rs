@@ -2,12 +2,14 @@
 //!
 //! [`State`] is everything the cluster manager knows for good. [`apply`] changes it by one [`Command`], and is the only
 //! thing that does: the same commands in the same order give the same state on every member. This crate owns no clock, no
-//! random source and no socket; whatever a decision needs from outside (which nodes are alive, how much space is free,
-//! fresh ids) travels in the command. What is only true for a moment (heartbeats, health) is not here at all.
+//! random source and no socket; whatever a decision needs from outside (who was heard of, how much space is free, fresh ids,
+//! the time) travels in the command. What is only true for a moment (heartbeats) is not here at all; what a leader concludes
+//! from it (a node is unreachable) is.
 
 pub mod apply;
 pub mod codec;
 pub mod command;
+pub mod health;
 mod index;
 pub mod planner;
 pub mod refusal;
@@ -18,6 +20,7 @@ pub mod volume;
 
 pub use apply::{apply, apply_proposal};
 pub use command::{Candidate, Command, Outcome, Previous, Proposal, RequestId};
+pub use health::{Absence, Cause, ClusterTime, Health, HealthChange};
 pub use refusal::{Refusal, RefusalKind};
 pub use state::{Node, State};
 pub use volume::{Attachment, Replica, ReplicaState, Segment, Volume, VolumeStage};

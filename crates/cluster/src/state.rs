@@ -1,6 +1,7 @@
 //! Everything the cluster manager knows for good.
 
 use crate::codec;
+use crate::health::{ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
 use crate::volume::{Replica, Volume};
@@ -33,6 +34,8 @@ pub struct Node {
     pub capacity_bytes: u64,
     /// The software's version, for people.
     pub version: String,
+    /// Whether it is there.
+    pub health: Health,
 }
 
 /// The last number given of each kind; the next one is higher by one, and none is ever given twice.
@@ -54,6 +57,7 @@ pub struct State {
     pub(crate) revision: u64,
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) counters: Counters,
+    pub(crate) time: ClusterTime,
     pub(crate) managers: BTreeMap<u64, String>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
@@ -97,6 +101,11 @@ impl State {
     /// The last ids given.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The last reading of the cluster's time.
+    pub fn time(&self) -> ClusterTime {
+        self.time
     }
 
     /// The volume of this name. Tombstones have no name any more.

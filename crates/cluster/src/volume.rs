@@ -110,6 +110,11 @@ impl Volume {
         &self.segments[..served]
     }
 
+    /// Whether the volume needs more segments than it has to be of this size.
+    pub fn lacks_segments_for(&self, size_bytes: u64) -> bool {
+        segment_count(size_bytes, self.segment_bytes) > self.segments.len() as u64
+    }
+
     /// Every replica, with the segment it is a copy of.
     pub fn replicas(&self) -> impl Iterator<Item = (SegmentId, Generation, &Replica)> {
         self.segments.iter().enumerate().flat_map(|(index, segment)| {

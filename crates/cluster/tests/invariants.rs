@@ -3,8 +3,10 @@
 mod support;
 
 use proptest::prelude::*;
-use quoin_cluster::{Command, Outcome, Proposal, ReplicaState, RequestId, State, apply, apply_proposal};
-use quoin_types::{Epoch, ReplicaId, VolumeId};
+use quoin_cluster::{
+    ClusterTime, Command, Health, Outcome, Proposal, ReplicaState, RequestId, State, apply, apply_proposal,
+};
+use quoin_types::{Epoch, NodeId, ReplicaId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use support::{command, initialised};
 
@@ -16,6 +18,8 @@ struct History {
     replicas: BTreeMap<ReplicaId, (u64, [u8; 16], ReplicaState)>,
     starts: BTreeMap<[u8; 16], u64>,
     sizes: BTreeMap<VolumeId, u64>,
+    healths: BTreeMap<NodeId, Health>,
+    time: ClusterTime,
     revision: u64,
     ids_max: (u64, u64, u64),
 }
@@ -40,12 +44,26 @@ impl History {
             let known = self.starts.insert(node.disk.0, node.start_count).unwrap_or(0);
             assert!(node.start_count >= known, "a start count fell");
         }
+        self.check_healths(state);
         let counters = state.counters();
         let ids = (counters.volume, counters.replica, counters.node);
         assert!(ids.0 >= self.ids_max.0 && ids.1 >= self.ids_max.1 && ids.2 >= self.ids_max.2);
         self.ids_max = ids;
         assert_eq!(state.revision(), self.revision + u64::from(outcome.is_some()));
         self.revision = state.revision();
+    }
+
+    fn check_healths(&mut self, state: &State) {
+        assert!(state.time() >= self.time, "time went back");
+        self.time = state.time();
+        for node in state.nodes().values() {
+            let known = self.healths.insert(node.id, node.health).and_then(Health::absence);
+            let (Some(absence), since) = (node.health.absence(), known.map(|known| known.since)) else {
+                continue;
+            };
+            assert!(absence.since <= state.time());
+            assert!(since.is_none_or(|since| absence.since >= since), "an absence began earlier than before");
+        }
     }
 
     fn check_replicas(&mut self, state: &State) {
@@ -58,7 +76,11 @@ impl History {
             for (segment, _, replica) in volume.replicas() {
                 assert!(seen.insert(replica.id), "a replica's id is there twice");
                 let now = (replica.node.0, replica.disk.0, replica.state);
-                let before = self.replicas.insert(replica.id, now).unwrap_or(now);
+                let before = self.replicas.insert(replica.id, now).unwrap_or_else(|| {
+                    let there = state.nodes()[&replica.node].health.is_online();
+                    assert!(there, "a replica was placed on a node that is unreachable");
+                    now
+                });
                 assert_eq!((before.0, before.1), (now.0, now.1), "a replica moved under its id");
                 assert!(now.2 >= before.2, "a replica went back to an earlier state");
                 let listed =

@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation, OsDir, clock};
-use quoin_store::{Engine, Error, ReadOutcome, Scrub, check};
+use quoin_store::{Engine, Error, ReadOutcome, Scrub, View, check};
 use std::io::IoSlice;
 use std::path::Path;
 use std::process::Command;
@@ -44,7 +44,7 @@ fn a_failed_read_fails_alone() {
     let (_, dir, mut engine) = faulty();
     for effect in [Effect::InputOutput, Effect::FlipBit(77)] {
         dir.inject(fault(Operation::Read, "data", effect));
-        let mut plan = engine.read(ONE, 0, BLOCK as u64).unwrap();
+        let mut plan = engine.read(ONE, View::Live, 0, BLOCK as u64).unwrap();
         plan.run();
         let outcome = engine.finish_read(plan);
         assert!(!matches!(outcome, Ok(ReadOutcome::Data { .. })), "{effect:?}");

@@ -4,7 +4,7 @@ use super::cluster::volume_in_use;
 use super::failure::{Failure, with_hint};
 use super::route::{Api, Call, random_16};
 use super::watch::{WatchStream, watch};
-use crate::live::{GatewayReport, InUse, NodeReport, is_registered};
+use crate::live::{GatewayReport, InUse, NodeReport};
 use crate::view;
 use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
@@ -12,14 +12,14 @@ use quoin_api::v1::agent_server::Agent;
 use quoin_cluster::apply::check_unformatted_disk;
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::rules::check_member_name;
-use quoin_cluster::{Command, Outcome, Previous, Refusal, RequestId, State};
+use quoin_cluster::{Command, Node, Outcome, Previous, Refusal, RequestId, State};
 use quoin_disk::clock;
 use quoin_types::{ClusterId, DiskId, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, VolumeId};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
 
-/// How often to look whether a gateway has reported to a new leader.
+/// How often to look whether a gateway has reported.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The service, at any member.
@@ -141,6 +141,7 @@ impl Api {
         }
         given.ok_or_else(|| Status::invalid_argument("a formatted disk names its cluster"))?;
         let node = register_command(asked, this)?;
+        let disk = node.disk;
         let known =
             self.shared.state().node_named(&node.name).filter(|known| is_same(known, &node)).map(|n| n.id);
         let id = match known {
@@ -150,36 +151,66 @@ impl Api {
                 _ => return Err(other_request()),
             },
         };
-        let now = clock::now();
-        let mut live = self.shared.live(now);
-        live.node_accepted(&asked.name);
-        live.node_heard(
-            id,
-            NodeReport {
-                at: now,
-                used_bytes: 0,
-                capacity_bytes: asked.capacity_bytes,
-                damaged_extents: 0,
-                leaving: false,
-            },
-        );
+        self.shared.live(clock::now()).node_accepted(&asked.name);
+        let report = NodeReport {
+            used_bytes: 0,
+            capacity_bytes: asked.capacity_bytes,
+            damaged_extents: 0,
+            leaving: false,
+        };
+        self.hear(id, disk, asked.start_count, report);
         Ok(v1::RegisterNodeReply { cluster_id: this.0.to_vec(), node: id.0 })
     }
 
     async fn node_heartbeat(
         &self,
-        _: Call,
+        call: Call,
         asked: v1::NodeHeartbeatRequest,
     ) -> Result<v1::HeartbeatReply, Failure> {
         let (node, disk) = (NodeId(asked.node), disk_id(&asked.disk)?);
-        let known = is_registered(&self.shared.state(), node, disk, asked.start_count);
-        if known {
-            let at = clock::now();
-            let v1::NodeHeartbeatRequest { used_bytes, capacity_bytes, damaged_extents, leaving, .. } = asked;
-            let report = NodeReport { at, used_bytes, capacity_bytes, damaged_extents, leaving };
-            self.shared.live(at).node_heard(node, report);
+        let v1::NodeHeartbeatRequest {
+            start_count,
+            used_bytes,
+            capacity_bytes,
+            damaged_extents,
+            leaving,
+            ..
+        } = asked;
+        let report = NodeReport { used_bytes, capacity_bytes, damaged_extents, leaving };
+        let known = self.hear(node, disk, start_count, report);
+        if known && leaving {
+            self.until_gone(call, node, start_count).await?;
         }
         Ok(v1::HeartbeatReply { known })
+    }
+
+    /// Takes note of a report, if it is of the process that registered last. Another one must register again, and will be
+    /// refused.
+    fn hear(&self, node: NodeId, disk: DiskId, start_count: u64, report: NodeReport) -> bool {
+        let now = clock::now();
+        let mut live = self.shared.live(now);
+        let state = self.shared.state();
+        let this_start = |node: &&Node| node.disk == disk && node.start_count == start_count;
+        let node = state.nodes().get(&node).filter(this_start);
+        if let Some(node) = node {
+            live.node_heard(node, report, now);
+        }
+        node.is_some()
+    }
+
+    /// Waits until it stands in the state that a node has left: once the node is told so, no leader to come places
+    /// anything on it.
+    async fn until_gone(&self, call: Call, node: NodeId, start_count: u64) -> Result<(), Failure> {
+        self.goodbye.notify_one();
+        let is_gone = |node: &Node| !node.health.is_online() || node.start_count != start_count;
+        let mut applied = self.shared.applied.subscribe();
+        let gone = applied.wait_for(|_| self.shared.state().nodes().get(&node).is_none_or(is_gone));
+        let mut leadership = self.shared.leadership.subscribe();
+        tokio::select! {
+            _ = gone => Ok(()),
+            _ = leadership.wait_for(|now| !now.leading) => Err(Failure::TryAgain),
+            () = tokio::time::sleep_until(call.deadline) => Err(Failure::TryAgain),
+        }
     }
 
     async fn report_replicas(
@@ -221,8 +252,8 @@ impl Api {
         }
     }
 
-    /// The epoch of the attachment that may be replaced. A leader too new to know whether clients would be hurt waits
-    /// until it does, as long as the call's time allows.
+    /// The epoch of the attachment that may be replaced. If it is not known yet whether clients would be hurt, this waits
+    /// until it is, as long as the call's time allows.
     async fn may_attach(
         &self,
         call: Call,
@@ -233,16 +264,20 @@ impl Api {
         loop {
             let found = self.view(|view| {
                 let volume = view.state.volume_named(name)?;
-                Some((volume.epoch, view.live.in_use(volume, Some(gateway), view.now)))
+                Some((volume.id, volume.epoch, view.live.in_use(volume, Some(gateway), view.now)))
             });
-            let (epoch, in_use) = found.ok_or_else(|| Refusal::VolumeUnknown(name.to_owned()))?;
+            let (id, epoch, in_use) = found.ok_or_else(|| Refusal::VolumeUnknown(name.to_owned()))?;
             let hint = "disconnect its clients first, or take the volume over, which cuts them off";
             match in_use {
                 Some(InUse::NotKnownYet { .. }) if !take_over && call.has_time_for(LOOK_AGAIN * 4) => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Some(in_use) if !take_over => return Err(volume_in_use(name, &in_use, hint)),
-                _ => return Ok(epoch),
+                _ => {
+                    let now = clock::now();
+                    self.shared.live(now).attaching(id, gateway.clone(), now);
+                    return Ok(epoch);
+                }
             }
         }
     }
@@ -315,7 +350,7 @@ fn is_news(state: &State, volume: VolumeId, epoch: Epoch) -> bool {
 }
 
 /// Whether a registration says what is known already, from the same process.
-fn is_same(known: &quoin_cluster::Node, asked: &RegisterNode) -> bool {
+fn is_same(known: &Node, asked: &RegisterNode) -> bool {
     known.disk == asked.disk
         && known.start_count == asked.start_count
         && known.instance.is_some()

@@ -101,13 +101,14 @@ impl Api {
             .map_err(|_| Status::invalid_argument("an unknown durability"))?
             .or_default();
         let or_default = |value, default| if value == 0 { default } else { value };
+        let replicas = if asked.replicas == 0 { REPLICAS_DEFAULT } else { asked.replicas };
         let command = Command::CreateVolume {
             name: asked.name,
             size_bytes: asked.size_bytes,
             segment_bytes: or_default(asked.segment_bytes, SEGMENT_BYTES_DEFAULT),
-            replicas: if asked.replicas == 0 { REPLICAS_DEFAULT } else { asked.replicas },
+            replicas,
             durability,
-            candidates: self.candidates(),
+            candidates: self.candidates(call, replicas).await?,
         };
         let outcome = self.propose(call, command).await?;
         let id = volume_of(outcome)?;
@@ -160,7 +161,8 @@ impl Api {
 
     async fn resize_volume(&self, call: Call, asked: v1::ResizeVolumeRequest) -> Result<v1::Volume, Failure> {
         let (name, size_bytes) = (asked.name, asked.size_bytes);
-        let command = Command::ResizeVolume { name, size_bytes, candidates: self.candidates() };
+        let candidates = self.candidates_to_grow(call, &name, size_bytes).await?;
+        let command = Command::ResizeVolume { name, size_bytes, candidates };
         let id = volume_of(self.propose(call, command).await?)?;
         self.wait_for_volume(call, id, |volume| volume.growing_to_bytes.is_none()).await?;
         self.volume_by_id(id)
@@ -230,10 +232,6 @@ impl Api {
         look(View { state: &state, live: &live, now })
     }
 
-    fn candidates(&self) -> Vec<quoin_cluster::Candidate> {
-        self.view(|view| view.live.candidates(view.state, view.now))
-    }
-
     fn volume_by_id(&self, id: VolumeId) -> Result<v1::Volume, Failure> {
         let found = self.view(|view| view.state.volumes().get(&id).map(|volume| view.volume(volume)));
         found.ok_or_else(|| Status::not_found("the volume has been deleted meanwhile").into())
@@ -265,7 +263,7 @@ pub(crate) fn volume_in_use(name: &str, in_use: &InUse, hint: &str) -> Failure {
         ),
         InUse::NotKnownYet { gateway } => (
             format!(
-                "volume `{name}` is attached to gateway {gateway}, and the new leader does not know yet whether clients use it"
+                "volume `{name}` is attached to gateway {gateway}, and it is not known yet whether clients use it"
             ),
             "try again in a few seconds",
         ),

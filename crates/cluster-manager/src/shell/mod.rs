@@ -5,6 +5,7 @@ mod agent;
 mod cluster;
 mod duties;
 mod failure;
+mod placement;
 mod route;
 mod run;
 mod transport;

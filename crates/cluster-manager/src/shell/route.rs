@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -37,6 +38,10 @@ pub(crate) struct Api {
     /// Who is a member, for status.
     pub(crate) addresses: BTreeMap<u64, String>,
     pub(crate) tick: Duration,
+    /// How often storage nodes and gateways report.
+    pub(crate) heartbeat_interval: Duration,
+    /// A storage node has said that it stops: what follows need not wait for the next look.
+    pub(crate) goodbye: Notify,
     /// Cancelled when this member stops, or is dropped.
     pub(crate) ended: CancellationToken,
 }
@@ -94,7 +99,7 @@ impl Api {
     }
 
     /// Whether this member leads a cluster that has its identity.
-    fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         let leading = self.shared.leadership.borrow().leading && !self.ended.is_cancelled();
         leading && self.shared.state().cluster_id().is_some()
     }

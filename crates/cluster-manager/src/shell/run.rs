@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         peers: channels,
         addresses: config.peers.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
         tick: config.tick,
+        heartbeat_interval: config.heartbeat_interval,
+        goodbye: Notify::new(),
         ended: ended.clone(),
     });
     tasks.spawn(duties::run(api.clone()));

@@ -254,6 +254,8 @@ pub fn registration(cluster_id: &[u8], name: &str, disk: u8, start_count: u64) -
 /// A storage node without a disk: it registers, and reports at once whatever it is told to create or drop.
 pub struct FakeNode {
     pub id: u64,
+    number: u8,
+    start_count: u64,
     stopped: CancellationToken,
 }
 
@@ -265,6 +267,11 @@ impl Drop for FakeNode {
 
 impl FakeNode {
     pub async fn start(managers: &Managers, number: u8) -> Self {
+        Self::start_again(managers, number, 1).await
+    }
+
+    /// A start of a node, by its number.
+    pub async fn start_again(managers: &Managers, number: u8, start_count: u64) -> Self {
         let name = format!("node-{number}");
         let unformatted =
             v1::RegisterNodeRequest { name: name.clone(), ..v1::RegisterNodeRequest::default() };
@@ -273,7 +280,8 @@ impl FakeNode {
             register(managers, &unformatted).await.ok().map(|reply| reply.cluster_id)
         })
         .await;
-        let id = register(managers, &registration(&cluster_id, &name, number, 1)).await.unwrap().node;
+        let asked = registration(&cluster_id, &name, number, start_count);
+        let id = register(managers, &asked).await.unwrap().node;
         let (watching, beating) = (managers.clone(), managers.clone());
         let stopped = CancellationToken::new();
         let until = stopped.clone();
@@ -283,12 +291,20 @@ impl FakeNode {
             runtime.block_on(async {
                 tokio::select! {
                     () = keep_replicas(watching, id, number) => {}
-                    () = keep_beating(beating, id, number) => {}
+                    () = keep_beating(beating, id, number, start_count) => {}
                     () = until.cancelled() => {}
                 }
             });
         });
-        Self { id, stopped }
+        Self { id, number, start_count, stopped }
+    }
+
+    /// Says good-bye, and is silent.
+    pub async fn leave(self, managers: &Managers) {
+        self.stopped.cancel();
+        let last =
+            v1::NodeHeartbeatRequest { leaving: true, ..heartbeat(self.id, self.number, self.start_count) };
+        managers.agent(async |mut client| client.node_heartbeat(last.clone()).await).await.unwrap();
     }
 
     pub async fn start_all(managers: &Managers, count: u8) -> Vec<Self> {
@@ -300,17 +316,21 @@ impl FakeNode {
     }
 }
 
-async fn keep_beating(managers: Managers, node: u64, number: u8) {
+pub fn heartbeat(node: u64, number: u8, start_count: u64) -> v1::NodeHeartbeatRequest {
+    v1::NodeHeartbeatRequest {
+        node,
+        disk: vec![number; 16],
+        start_count,
+        capacity_bytes: 1 << 40,
+        ..v1::NodeHeartbeatRequest::default()
+    }
+}
+
+async fn keep_beating(managers: Managers, node: u64, number: u8, start_count: u64) {
     let mut interval = tokio::time::interval(HEARTBEAT / 2);
     loop {
         interval.tick().await;
-        let request = v1::NodeHeartbeatRequest {
-            node,
-            disk: vec![number; 16],
-            start_count: 1,
-            capacity_bytes: 1 << 40,
-            ..v1::NodeHeartbeatRequest::default()
-        };
+        let request = heartbeat(node, number, start_count);
         let _ = managers.agent(async |mut client| client.node_heartbeat(request.clone()).await).await;
     }
 }

@@ -2,6 +2,7 @@
 //! that a refused command leaves no trace.
 
 mod attachments;
+mod health;
 mod nodes;
 mod replicas;
 mod volumes;
@@ -61,6 +62,7 @@ fn dispatch(state: &mut State, command: &Command) -> Result<Outcome, Refusal> {
         }
         Command::Detach { volume, gateway, epoch } => attachments::detach(state, volume, gateway, *epoch),
         Command::MarkLossy { volume, epoch } => attachments::mark_lossy(state, *volume, *epoch),
+        Command::ChangeHealth { at, changes } => Ok(health::change(state, *at, changes)),
     }
 }
 

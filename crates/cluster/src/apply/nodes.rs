@@ -1,6 +1,7 @@
 //! Storage nodes: who they are and which disk they have.
 
 use crate::command::{Outcome, RegisterNode};
+use crate::health::Health;
 use crate::refusal::Refusal;
 use crate::rules;
 use crate::state::{Node, State};
@@ -130,5 +131,7 @@ fn node_of(id: NodeId, asked: &RegisterNode) -> Node {
         zone: asked.zone.clone(),
         capacity_bytes: asked.capacity_bytes,
         version: asked.version.clone(),
+        // Whatever it was before: it has just spoken.
+        health: Health::Online,
     }
 }

@@ -124,7 +124,8 @@ fn plan(
     for candidate in candidates {
         let known = state.nodes.get(&candidate.node);
         let repeated = loads.iter().any(|load| load.node == candidate.node);
-        if let Some(node) = known.filter(|_| !repeated) {
+        // The leader names nodes that are online. Between its look and this entry one may have gone.
+        if let Some(node) = known.filter(|node| node.health.is_online() && !repeated) {
             loads.push(NodeLoad {
                 node: candidate.node,
                 zone: node.zone.clone(),

@@ -1,7 +1,10 @@
 //! Entries of the log.
 
-use super::{CodecError, cluster, disk, durability, instance, instance_bytes, optional_instance, random_16};
+use super::{
+    CodecError, cluster, disk, durability, health, instance, instance_bytes, optional_instance, random_16,
+};
 use crate::command::{Candidate, Command, Proposal, RegisterNode, RequestId};
+use crate::health::{ClusterTime, HealthChange};
 use prost::Message as _;
 use quoin_api::v1;
 use quoin_api::v1::proposal::Command as Message;
@@ -77,6 +80,10 @@ fn to_message(command: &Command) -> Message {
         Command::MarkLossy { volume, epoch } => {
             Message::MarkLossy(v1::MarkLossyCommand { volume: volume.0, epoch: epoch.0 })
         }
+        Command::ChangeHealth { at, changes } => Message::ChangeHealth(v1::ChangeHealthCommand {
+            cluster_time_ms: at.as_millis(),
+            changes: changes.iter().map(change_to_message).collect(),
+        }),
     }
 }
 
@@ -119,6 +126,10 @@ fn from_message(message: Message) -> Result<Command, CodecError> {
             Command::Detach { volume: m.volume, gateway: GatewayId(m.gateway), epoch: Epoch(m.epoch) }
         }
         Message::MarkLossy(m) => Command::MarkLossy { volume: VolumeId(m.volume), epoch: Epoch(m.epoch) },
+        Message::ChangeHealth(m) => Command::ChangeHealth {
+            at: ClusterTime::from_millis(m.cluster_time_ms),
+            changes: m.changes.iter().map(change_from_message).collect::<Result<_, _>>()?,
+        },
     })
 }
 
@@ -149,6 +160,26 @@ fn register_from_message(m: v1::RegisterNodeCommand) -> Result<RegisterNode, Cod
         zone: m.zone,
         capacity_bytes: m.capacity_bytes,
         version: m.version,
+    })
+}
+
+fn change_to_message(change: &HealthChange) -> v1::NodeHealthChange {
+    v1::NodeHealthChange {
+        node: change.node.0,
+        disk: change.disk.0.to_vec(),
+        start_count: change.start_count,
+        known: health::to_message(change.known).into(),
+        health: health::to_message(change.absent).into(),
+    }
+}
+
+fn change_from_message(m: &v1::NodeHealthChange) -> Result<HealthChange, CodecError> {
+    Ok(HealthChange {
+        node: NodeId(m.node),
+        disk: disk(&m.disk)?,
+        start_count: m.start_count,
+        known: health::from_message(m.known)?,
+        absent: health::from_message(m.health)?,
     })
 }
 

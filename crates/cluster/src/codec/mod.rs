@@ -4,6 +4,7 @@
 //! than the others, without anyone noticing; one that stops can be upgraded.
 
 pub mod command;
+mod health;
 pub mod state;
 
 use quoin_types::{ClusterId, DiskId, InstanceId};

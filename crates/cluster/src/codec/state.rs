@@ -1,7 +1,10 @@
 //! Snapshots of the state.
 
-use super::{CodecError, cluster, disk, durability, instance, instance_bytes, optional_instance, random_16};
+use super::{
+    CodecError, cluster, disk, durability, health, instance, instance_bytes, optional_instance, random_16,
+};
 use crate::command::{Outcome, Previous, RequestId};
+use crate::health::{Absence, ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
 use crate::state::{Counters, Node, State};
@@ -11,7 +14,9 @@ use quoin_api::v1;
 use quoin_types::{Epoch, GatewayId, Generation, NodeId, ReplicaId, VolumeId};
 
 /// The format written. A snapshot with a higher number is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The oldest format read. In it nodes have no health, and count as online.
+const FORMAT_MIN: u32 = 1;
 
 pub(crate) fn to_message(state: &State) -> v1::StateSnapshot {
     let managers = state.managers.iter();
@@ -33,12 +38,13 @@ pub(crate) fn to_message(state: &State) -> v1::StateSnapshot {
             .map(|(disk, node)| v1::RetiredDisk { disk: disk.0.to_vec(), node: node.0 })
             .collect(),
         answered: state.answered.iter().map(answered_to_message).collect(),
+        cluster_time_ms: state.time.as_millis(),
     }
 }
 
 pub(crate) fn from_bytes(bytes: &[u8]) -> Result<State, CodecError> {
     let message = v1::StateSnapshot::decode(bytes)?;
-    if message.format != FORMAT {
+    if !(FORMAT_MIN..=FORMAT).contains(&message.format) {
         return Err(CodecError::Unknown("format of the snapshot"));
     }
     let mut state = State {
@@ -49,6 +55,7 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<State, CodecError> {
             replica: message.next_replica,
             node: message.next_node,
         },
+        time: ClusterTime::from_millis(message.cluster_time_ms),
         managers: message.managers.into_iter().map(|manager| (manager.id, manager.address)).collect(),
         ..State::default()
     };
@@ -83,10 +90,14 @@ fn node_to_message(node: &Node) -> v1::StateNode {
         zone: node.zone.clone(),
         capacity_bytes: node.capacity_bytes,
         version: node.version.clone(),
+        health: health::to_message(node.health.cause()).into(),
+        unreachable_since_ms: node.health.absence().map_or(0, |absence| absence.since.as_millis()),
     }
 }
 
 fn node_from_message(m: v1::StateNode) -> Result<Node, CodecError> {
+    let since = ClusterTime::from_millis(m.unreachable_since_ms);
+    let absence = health::from_message(m.health)?.map(|cause| Absence { cause, since });
     Ok(Node {
         id: NodeId(m.id),
         name: m.name,
@@ -98,6 +109,7 @@ fn node_from_message(m: v1::StateNode) -> Result<Node, CodecError> {
         zone: m.zone,
         capacity_bytes: m.capacity_bytes,
         version: m.version,
+        health: absence.map_or(Health::Online, Health::Unreachable),
     })
 }
 

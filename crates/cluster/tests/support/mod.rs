@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use quoin_cluster::command::RegisterNode;
-use quoin_cluster::{Candidate, Command, State, apply};
+use quoin_cluster::{Candidate, Cause, ClusterTime, Command, HealthChange, State, apply};
 use quoin_types::{ClusterId, DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, VolumeId};
 
 pub const CLUSTER: ClusterId = ClusterId([9; 16]);
@@ -101,7 +101,18 @@ fn nodes() -> impl Strategy<Value = Command> {
     prop_oneof![2 => register, 1 => report, 6 => fitting]
 }
 
+fn healths() -> impl Strategy<Value = Command> {
+    let cause = || prop::sample::select(vec![None, Some(Cause::Silent), Some(Cause::Left)]);
+    // Of the disk that the node began with, which is most often its own.
+    let change = (1..5_u8, 1..4_u64, cause(), cause()).prop_map(|(number, start_count, known, absent)| {
+        let (node, disk) = (NodeId(number.into()), DiskId([number; 16]));
+        HealthChange { node, disk, start_count, known, absent }
+    });
+    (0..9_u64, prop::collection::vec(change, 0..8))
+        .prop_map(|(at, changes)| Command::ChangeHealth { at: ClusterTime::from_millis(at), changes })
+}
+
 /// Any command that is asked after the cluster has its identity.
 pub fn command() -> impl Strategy<Value = Command> {
-    prop_oneof![volumes(), attachments(), nodes()]
+    prop_oneof![2 => volumes(), 2 => attachments(), 2 => nodes(), 1 => healths()]
 }

@@ -4,6 +4,7 @@ use super::Shell;
 use super::attach::{self, Export};
 use crate::core::{ReplicaStatus, VolumeReport};
 use quoin_api::v1;
+use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
 use quoin_types::{Epoch, NodeId, VolumeId};
@@ -52,7 +53,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
     loop {
         interval.tick().await;
         let reports = shell.core.borrow().reports();
-        let (now, news) = (clock::now(), outline(&reports));
+        let (now, news) = (clock::now(), outline(shell, &reports));
         let due = told_at.is_none_or(|at| now.since(at) >= shell.config.heartbeat_interval);
         if !due && news == told {
             continue;
@@ -60,8 +61,8 @@ async fn heartbeats(shell: &Rc<Shell>) {
         (told, told_at) = (news, Some(now));
         shell.metrics.update(&reports, shell.clients.borrow().len());
         let request = heartbeat(shell, &reports);
-        let sent =
-            shell.managers.agent(async |mut client| client.gateway_heartbeat(request.clone()).await).await;
+        let beat = async |mut client: AgentClient<_>| client.gateway_heartbeat(request.clone()).await;
+        let sent = shell.managers.agent_within(shell.config.heartbeat_interval, beat).await;
         match sent {
             Ok(_) => shell.metrics.set_ready(),
             Err(status) => tracing::debug!(error = status.message(), "a heartbeat did not arrive"),
@@ -69,17 +70,19 @@ async fn heartbeats(shell: &Rc<Shell>) {
     }
 }
 
-/// What of a report is worth a heartbeat before its time: how the volume and its replicas do, not how fast.
+/// What of a report is worth a heartbeat before its time: how the volume and its replicas do, not how fast; and whether
+/// clients use it, because an unused volume may be given to another gateway.
 #[derive(PartialEq, Eq)]
 struct Outline {
     volume: VolumeId,
     epoch: Epoch,
     available: bool,
     lossy: bool,
+    clients: u32,
     replicas: Vec<Discriminant<VoterHealth>>,
 }
 
-fn outline(reports: &[VolumeReport]) -> Vec<Outline> {
+fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
     reports
         .iter()
         .map(|report| Outline {
@@ -87,14 +90,17 @@ fn outline(reports: &[VolumeReport]) -> Vec<Outline> {
             epoch: report.epoch,
             available: report.available,
             lossy: report.lossy,
+            clients: clients_of(shell, report.volume),
             replicas: report.replicas.iter().map(|replica| std::mem::discriminant(&replica.health)).collect(),
         })
         .collect()
 }
 
+fn clients_of(shell: &Shell, volume: VolumeId) -> u32 {
+    shell.clients.borrow().values().filter(|client| client.volume == volume).count() as u32
+}
+
 fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatRequest {
-    let clients = shell.clients.borrow();
-    let count = |id: VolumeId| clients.values().filter(|client| client.volume == id).count() as u32;
     v1::GatewayHeartbeatRequest {
         gateway: shell.config.id.clone(),
         instance: shell.core.borrow().instance().as_bytes().to_vec(),
@@ -105,7 +111,7 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
             .map(|report| v1::AttachmentReport {
                 volume: report.volume.0,
                 epoch: report.epoch.0,
-                clients: count(report.volume),
+                clients: clients_of(shell, report.volume),
                 lossy: report.lossy,
                 available: report.available,
                 detail: report.detail.clone(),

@@ -4,6 +4,7 @@ use super::{Shell, peer, start};
 use crate::config::Config;
 use crate::node::{Assignment, Wanted};
 use quoin_api::client::Managers;
+use quoin_api::v1::agent_client::AgentClient;
 use quoin_api::v1::{
     NodeHeartbeatRequest, RegisterNodeRequest, ReplicaAssignments, ReplicaState, ReportReplicasRequest,
     WatchReplicasRequest,
@@ -91,10 +92,10 @@ impl Agent {
         loop {
             interval.tick().await;
             let Some(request) = self.heartbeat() else { return };
-            let reply = self
-                .managers
-                .agent(async |mut client| Ok(client.node_heartbeat(request.clone()).await?.into_inner()))
-                .await;
+            let beat = async |mut client: AgentClient<_>| {
+                Ok(client.node_heartbeat(request.clone()).await?.into_inner())
+            };
+            let reply = self.managers.agent_within(self.every, beat).await;
             match reply {
                 Ok(reply) if !reply.known => {
                     if let Err(error) = start::register(&self.managers, &self.registration).await {
