@@ -116,6 +116,10 @@ pub trait Map: Send + Sync {
     /// Copies bytes out. Panics if the range passes the end of the map.
     fn load(&self, offset: u64, buffer: &mut [u8]);
 
+    /// Says that [`Map::load`] will ask for the range soon: it is read from the device meanwhile, if it must be. Loads
+    /// read nothing else ahead.
+    fn prefetch(&self, _offset: u64, _length: u64) {}
+
     /// Copies bytes in. The range must have been given blocks by [`Map::allocate`] before: a store into a hole of a
     /// full filesystem kills the process. Panics if the range passes the end of the map.
     fn store(&self, offset: u64, data: &[u8]);

@@ -3,8 +3,8 @@
 use crate::direct::Direct;
 use crate::lock::{Lock, lock_file};
 use crate::{Dir, File, Map, OpenMode};
-use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{Advice as FileAdvice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -169,7 +169,7 @@ impl File for OsFile {
     }
 
     fn drop_cached(&self, offset: u64, length: u64) -> io::Result<()> {
-        Ok(fadvise(&self.file, offset, NonZeroU64::new(length), Advice::DontNeed)?)
+        Ok(fadvise(&self.file, offset, NonZeroU64::new(length), FileAdvice::DontNeed)?)
     }
 }
 
@@ -229,7 +229,11 @@ impl OsMap {
             return Ok(None);
         }
         let length = usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        Ok(Some(Arc::new(MmapOptions::new().len(length).map_raw(file)?)))
+        let map = MmapOptions::new().len(length).map_raw(file)?;
+        // Else the first touch of a page reads those around it, megabytes of a sparse file that nobody asked for. Where
+        // the advice is not taken, only time is lost.
+        let _ = map.advise(Advice::Random);
+        Ok(Some(Arc::new(map)))
     }
 
     fn read_guard(&self) -> RwLockReadGuard<'_, Option<Arc<MmapRaw>>> {
@@ -271,6 +275,15 @@ impl Map for OsMap {
         // cannot overlap it. No store to its pages runs at the same time: stores hold their locks for writing. The file is changed by
         // no one else: the directory is locked to this process and only this map is made of it.
         unsafe { std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()) };
+    }
+
+    fn prefetch(&self, offset: u64, length: u64) {
+        let map = self.read_guard();
+        let range = (usize::try_from(offset), usize::try_from(length));
+        if let (Some(map), (Ok(offset), Ok(length))) = (map.as_ref(), range) {
+            // Best effort: what is not read ahead is read when it is touched.
+            let _ = map.advise_range(Advice::WillNeed, offset, length);
+        }
     }
 
     fn store(&self, offset: u64, data: &[u8]) {

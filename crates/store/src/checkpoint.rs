@@ -53,15 +53,32 @@ impl Work for CheckpointWork {
     /// E3: first everything that the checkpoint says is in place, then the checkpoint.
     fn run(self) -> io::Result<()> {
         self.data.sync()?;
-        for map in &self.maps {
-            map.flush()?;
-        }
+        flush_all(&self.maps)?;
         if let Some(dir) = &self.dir {
             dir.sync()?;
         }
         self.file.write_at(&self.content, 0)?;
         self.file.sync()
     }
+}
+
+/// More maps than this are flushed by several threads: each flush waits for a commit of the filesystem, and those of one
+/// moment share one.
+const MAPS_ALONE_MAX: usize = 16;
+const FLUSH_THREADS: usize = 8;
+
+fn flush_all(maps: &[Arc<dyn Map>]) -> io::Result<()> {
+    if maps.len() <= MAPS_ALONE_MAX {
+        return maps.iter().try_for_each(|map| map.flush());
+    }
+    std::thread::scope(|scope| {
+        let share = maps.len().div_ceil(FLUSH_THREADS);
+        let flush = |maps: &[Arc<dyn Map>]| maps.iter().try_for_each(|map| map.flush());
+        let threads: Vec<_> = maps.chunks(share).map(|maps| scope.spawn(move || flush(maps))).collect();
+        // A thread that panicked has flushed nothing that may be counted on.
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.into_iter().try_for_each(|result| result.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+    })
 }
 
 /// The replicas that are there by themselves, and those that they are clones of, dropped or not.
