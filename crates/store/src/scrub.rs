@@ -235,7 +235,10 @@ impl Engine {
         job.run();
         let ScrubJob { found, suspects, mut report, .. } = job;
         for (map, extent) in found {
-            report.damaged.extend(self.damage(map, extent, None, Harm::Entry));
+            match self.damage(map, extent, None, Harm::Entry) {
+                Some(damage) if self.is_damaged(map, extent) => report.damaged.push(damage),
+                _ => report.skipped += 1,
+            }
         }
         for (map, extent, entry, harm) in suspects {
             match self.damage(map, extent, Some(entry.version), harm) {
@@ -262,6 +265,15 @@ impl Engine {
             layer => Some(replica.live.layers.iter().find(|info| info.layer == layer)?.snapshot),
         };
         Some(Damage { replica: map.replica, snapshot, extent, version, harm })
+    }
+
+    /// Whether the map's entry is still damaged, and nothing takes its place.
+    fn is_damaged(&self, map: MapId, extent: ExtentIndex) -> bool {
+        let Some(replica) = self.replicas.get(&map.replica) else { return false };
+        match replica.layer_maps.get(&map.layer) {
+            Some(layer) => matches!(layer.get(&self.pool, extent), None | Some(Cell::Lost)),
+            None => replica.own(extent).is_err(),
+        }
     }
 
     /// Whether the map still says this, and it is all on the disk.
