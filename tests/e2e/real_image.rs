@@ -94,10 +94,10 @@ fn an_ext4_image_survives_the_loss_of_any_node_and_a_returning_node_pulls_what_c
     assert!(pulled >= changed * 0.5 * MIB, "it pulled {pulled} bytes");
     assert!(pulled <= (changed * 1.1 + 2.0) * MIB, "it pulled {pulled} bytes");
 
-    // The copy that came back is good: each other node away in turn, until it has served the whole image. (A gateway
-    // reads from whom it likes.)
+    // The copy that came back is good: each other node away in turn, until it has served the whole image. A gateway reads
+    // from whoever was quick lately, so that takes some rounds where node-2 was slow once.
     let mut served = 0.0;
-    for other in [1, 3, 1, 3] {
+    for other in [1, 3].into_iter().cycle().take(16) {
         dev.kill_node(other);
         let before = dev.node_metric(2, "read_bytes_total").unwrap();
         compare(&image, &uri);
