@@ -143,3 +143,23 @@ fn a_scrub_of_a_layer_of_never_written_extents_goes_in_steps() {
     }
     assert_eq!(steps, [32; 4]);
 }
+
+/// E2: the source of a copy is freed by a later fold, and used again only when a checkpoint past that is durable: until then
+/// the copy may be made again.
+#[test]
+fn the_source_of_a_copy_is_not_used_again_before_a_checkpoint() {
+    let (dir, mut engine) = disk(64);
+    write(&mut engine, ONE, 1, 0, &[1; 16]).unwrap();
+    sync(&mut engine);
+    let before_the_copy = engine.start_checkpoint(true).unwrap();
+    engine.create_snapshot(ONE, SnapshotId(1), Seq(2)).unwrap();
+    write(&mut engine, ONE, 3, 4, &[4]).unwrap();
+    engine.delete_snapshot(ONE, SnapshotId(1)).unwrap();
+    while engine.fold().unwrap() {}
+    sync(&mut engine);
+    engine.finish_checkpoint(before_the_copy.run()).unwrap();
+    write(&mut engine, ONE, 5, 16, &[5; 16]).unwrap();
+    engine.commit().unwrap();
+    let (_, mut engine) = restart(&dir);
+    assert_eq!(read(&mut engine, ONE, 0, 32), [vec![1; 4], vec![4], vec![1; 11], vec![5; 16]].concat());
+}
