@@ -115,6 +115,8 @@ fn a_deleted_snapshot_keeps_for_its_clones_alone() {
     assert_eq!((used_extents(&engine), read(&mut engine, ONE, 0, 16)), (1, vec![2; 16]));
     engine.create_snapshot(ONE, SnapshotId(2), Seq(12)).unwrap();
     engine.delete_snapshot(ONE, SnapshotId(2)).unwrap();
+    sync(&mut engine);
+    assert!(restart(&dir).1.has_folding());
     write(&mut engine, ONE, 13, 0, &[3]).unwrap();
     assert_eq!(engine.replica(ONE).unwrap().extents_allocated, 1);
 }
