@@ -193,15 +193,24 @@ fn copy_blocks(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
         for blocks in runs_of(wanted) {
             let (start, length) = (u64::from(blocks.start) * BLOCK_BYTES, blocks.len() * BLOCK);
             let buffer = &mut buffer[..length];
-            if let Err(error) = data.read_at(buffer, from.byte_offset() + start) {
-                tracing::error!(%error, slot = from.0, "blocks that a snapshot shares cannot be read");
-                buffer.fill(0);
+            if data.read_at(buffer, from.byte_offset() + start).is_err() {
+                read_one_by_one(data, from.byte_offset() + start, buffer);
             }
             data.write_at(buffer, to.byte_offset() + start).map_err(Error::io("writing data"))?;
             bytes += length as u64;
         }
     }
     Ok(bytes)
+}
+
+/// Reads what of these blocks can be read: of a device's bad sector no other block suffers.
+fn read_one_by_one(data: &dyn File, start: u64, buffer: &mut [u8]) {
+    for (offset, block) in (start..).step_by(BLOCK).zip(buffer.chunks_mut(BLOCK)) {
+        if let Err(error) = data.read_at(block, offset) {
+            tracing::error!(%error, offset, "a block that a snapshot shares cannot be read");
+            block.fill(0);
+        }
+    }
 }
 
 /// How much applying a record reads and writes.

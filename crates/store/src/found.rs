@@ -69,7 +69,7 @@ impl FoundReplicas {
     pub(crate) fn replay(&mut self, record: &Record) -> Option<()> {
         let id = record.replica;
         if let Body::Create { segment_bytes, base, .. } = record.body {
-            let is_taken = self.replicas.get(&id).is_some_and(|known| !known.state.dropped);
+            let is_taken = self.replicas.contains_key(&id);
             if is_taken || !is_segment(segment_bytes) || base.is_some_and(|base| !self.has_layer(base)) {
                 return None;
             }

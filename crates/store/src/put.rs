@@ -66,7 +66,7 @@ impl Engine {
         if entry.zero_mask == ALL_ZERO {
             return Ok(SlotEffects { freed, ..SlotEffects::default() });
         }
-        let in_place = held.entry.slot.filter(|_| held.is_private());
+        let in_place = held.entry.slot.filter(|_| held.is_writable());
         if in_place.is_some() && keep_blocks != 0 {
             entry.slot = in_place;
             return Ok(SlotEffects::default());

@@ -93,8 +93,9 @@ impl Engine {
         let damaged =
             || Error::corrupt("the journal", format!("record {} does not fit its replica", record.lsn));
         if let Body::Create { segment_bytes, base, .. } = &record.body {
-            // Whatever was stored there is stored again by the records that follow (E3).
-            let is_taken = self.replicas.get(&id).is_some_and(|known| known.dropped.is_none());
+            // Whatever was stored there is stored again by the records that follow (E3). A dropped replica is known for as
+            // long as a checkpoint or a clone needs it, and its id is not used again before: no replica is its own base.
+            let is_taken = self.replicas.contains_key(&id);
             let has_base = base.is_none_or(|base| self.has_layer(base));
             if is_taken || !is_segment(*segment_bytes) || !has_base {
                 return Err(damaged());

@@ -182,6 +182,12 @@ impl Replica {
         None
     }
 
+    /// Whether clones see what the live map holds of the extent.
+    pub(crate) fn is_source(&self, extent: ExtentIndex) -> bool {
+        let newest_first = self.layer_maps.values().rev();
+        newest_first.take_while(|map| !map.holds(extent)).any(|map| map.clones > 0)
+    }
+
     /// Whether other replicas have its layers as their base.
     pub(crate) fn is_base(&self) -> bool {
         self.layer_maps.values().any(|map| map.clones > 0)

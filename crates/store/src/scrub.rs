@@ -99,9 +99,14 @@ impl ScrubJob {
         self.extents.push((map, extent, entry));
     }
 
-    fn add_damaged(&mut self, map: MapId, extent: ExtentIndex) {
+    /// An entry without data, which is right.
+    fn add_entry(&mut self) {
         self.report.extents += 1;
         self.report.bytes += ENTRY_BYTES as u64;
+    }
+
+    fn add_damaged(&mut self, map: MapId, extent: ExtentIndex) {
+        self.add_entry();
         self.found.push((map, extent));
     }
 
@@ -187,9 +192,9 @@ impl Engine {
             if *layer != scrub.layer {
                 (scrub.layer, scrub.next) = (*layer, ExtentIndex(0));
             }
-            let extents =
-                map.chunks_from(scrub.next.0 / CHUNK_ENTRIES).flat_map(|chunk| map.extents_of(chunk));
-            for extent in extents.filter(|extent| *extent >= scrub.next).collect::<Vec<_>>() {
+            let next = scrub.next;
+            let extents = map.chunks_from(next.0 / CHUNK_ENTRIES).flat_map(|chunk| map.extents_of(chunk));
+            for extent in extents.filter(|extent| *extent >= next) {
                 if job.report.bytes >= budget_bytes {
                     scrub.next = extent;
                     return false;
@@ -199,7 +204,7 @@ impl Engine {
                     _ if map.is_pending(extent) => job.skip(),
                     Some(Cell::Lost) | None => job.add_damaged(id, extent),
                     Some(Cell::Entry(entry)) => job.add(id, extent, entry),
-                    Some(Cell::Empty | Cell::AsBase) => job.report.extents += 1,
+                    Some(Cell::Empty | Cell::AsBase) => job.add_entry(),
                 }
             }
         }

@@ -25,12 +25,20 @@ pub(crate) struct Held {
     is_lost: bool,
     /// This layer must be given it, before.
     keeper: Option<Layer>,
+    /// Clones see it, and may have records that copy from its slot.
+    is_source: bool,
 }
 
 impl Held {
-    /// Whether its slot may be written in place, and is free when it is replaced: nobody else looks at it.
+    /// Whether its slot is free when it is replaced: nobody else names it, nor sees it as it was.
     pub(crate) fn is_private(&self) -> bool {
         self.is_own && self.keeper.is_none()
+    }
+
+    /// Whether its slot may be written in place. What comes late (S1) changes what clones see as well, but not the slot:
+    /// their records may copy from it, again and again (E3).
+    pub(crate) fn is_writable(&self) -> bool {
+        self.is_private() && !self.is_source
     }
 
     /// The slot that nobody looks at any more when the extent gets another one.
@@ -40,7 +48,7 @@ impl Held {
 
     /// The slot that blocks must be copied from when some of them are changed.
     pub(crate) fn shared_slot(&self) -> Option<Slot> {
-        self.entry.slot.filter(|_| !self.is_private())
+        self.entry.slot.filter(|_| !self.is_writable())
     }
 
     /// What a layer must be given.
@@ -92,7 +100,8 @@ impl Engine {
             Some(base) if !is_own => self.seen(base, extent)?,
             _ => own,
         };
-        Ok(Held { entry, is_own, is_lost: false, keeper: replica.keeper(extent, version) })
+        let (keeper, is_source) = (replica.keeper(extent, version), replica.is_source(extent));
+        Ok(Held { entry, is_own, is_lost: false, keeper, is_source })
     }
 
     /// As [`Engine::held`], where the extent is replaced as a whole: what it was may be damaged.
@@ -106,7 +115,7 @@ impl Engine {
             Err(Error::Corrupt { .. }) => {
                 let replica = self.replica_ref(id)?;
                 let (is_lost, keeper) = (replica.own(extent).is_err(), replica.keeper(extent, version));
-                Ok(Held { entry: Entry::UNTOUCHED, is_own: false, is_lost, keeper })
+                Ok(Held { entry: Entry::UNTOUCHED, is_own: false, is_lost, keeper, is_source: false })
             }
             held => held,
         }

@@ -194,7 +194,7 @@ impl Engine {
 
 /// Whether the extent needs a slot for a write, or wants a new one.
 fn wants_slot(held: &Held, replace: bool) -> bool {
-    replace || held.entry.slot.is_none() || !held.is_private()
+    replace || held.entry.slot.is_none() || !held.is_writable()
 }
 
 #[cfg(test)]

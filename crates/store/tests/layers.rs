@@ -528,10 +528,11 @@ fn an_unreadable_source_of_a_copy_is_damage_and_no_end() {
     write(&mut engine, ONE, 3, 4, &[4]).unwrap();
     sync_only(&mut engine);
     let (operation, effect) = (Operation::Read, Effect::InputOutput);
-    dir.inject(Fault { operation, name_prefix: "data".into(), after: 0, times: 1, effect });
+    // The blocks before the written one together, then the first alone.
+    dir.inject(Fault { operation, name_prefix: "data".into(), after: 0, times: 2, effect });
     apply(&mut engine);
     assert_eq!(try_read_view(&mut engine, ONE, View::Live, 0, 4), Err(0));
-    assert_eq!(read_view(&mut engine, View::Live, 4, 1), [4]);
+    assert_eq!(read_view(&mut engine, View::Live, 1, 5), [1, 1, 1, 4, 1]);
     assert_eq!(read_view(&mut engine, S1, 0, 16), [1; 16]);
 }
 
