@@ -84,8 +84,9 @@ fn fio_finishes_and_verifies_while_each_storage_node_is_killed_in_turn() {
         "--bs=4k",
         "--size=96m",
         "--iodepth=8",
-        // Bounded, so that it lasts: every block is written once, then all are verified.
-        "--rate_iops=3000",
+        // Every block is written once, then all are verified. The writing is bounded, so that it outlasts three kills, each
+        // of which is noticed after a second and a half, on a slow machine, too.
+        "--rate_iops=3000,1500",
         "--verify=crc32c",
         "--verify_fatal=1",
         "--do_verify=1",
