@@ -1,10 +1,11 @@
 //! What is asked of the disk engine, each figure beside the raw file in the same run, and its target. Jobs run on threads
 //! as the storage node runs them. `cargo bench -p benches --bench disk`; `BENCH_DIR` names the directory to measure in; words
-//! after `--` name the lines: sequential, durable, accepted, reads, restart, scan.
+//! after `--` name the lines: sequential, durable, accepted, reads, layers, restart, scan.
 //!
 //! What ours and the raw file do in turns, five times: a disk that others use too changes within seconds, and the middle
 //! one of five ratios hardly notices. Why a line misses is written in `docs/benchmarks.md`.
 
+mod layers;
 mod raw;
 mod rig;
 
@@ -128,6 +129,9 @@ fn main() {
         }
     }
     drop(rig);
+    if wanted("layers") {
+        layers::layers(&path.join("layers"), &mut table);
+    }
     if wanted("restart") {
         restart(&path.join("restart"), &mut table);
     }

@@ -186,8 +186,11 @@ impl Rig {
 
     /// Reads blocks, and has them verified.
     pub(crate) fn read(&mut self, offset: u64, blocks: usize) {
-        let mut plan =
-            self.engine.read(REPLICA, View::Live, offset, (blocks * BLOCK) as u64).expect("a read");
+        self.read_view(View::Live, offset, blocks);
+    }
+
+    pub(crate) fn read_view(&mut self, view: View, offset: u64, blocks: usize) {
+        let mut plan = self.engine.read(REPLICA, view, offset, (blocks * BLOCK) as u64).expect("a read");
         if !plan.try_cached().expect("a cached read") {
             plan.run();
         }

@@ -7,9 +7,15 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const ONE: ReplicaId = ReplicaId(1);
+
+/// One test at a time: a child that another thread starts has every lock of this process, from its fork until its exec.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn quoin(words: &[&str], dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quoin"));
@@ -91,6 +97,7 @@ fn in_journal(dir: &Path, byte: u8) -> (String, u64) {
 
 #[test]
 fn a_clean_disk_is_code_0_and_left_as_it_was() {
+    let _alone = alone();
     let dir = disk();
     let modified = || std::fs::metadata(dir.path().join("map.1")).unwrap().modified().unwrap();
     let before = modified();
@@ -115,6 +122,7 @@ fn a_clean_disk_is_code_0_and_left_as_it_was() {
 
 #[test]
 fn what_is_damaged_is_code_5_and_named() {
+    let _alone = alone();
     let (journal, at) = in_journal(disk().path(), 0xb1);
     for (name, at, part, words) in [
         ("superblock", 20, "superblock", "superblock is damaged"),
@@ -145,6 +153,7 @@ fn what_is_damaged_is_code_5_and_named() {
 
 #[test]
 fn all_damage_is_found_in_one_go() {
+    let _alone = alone();
     let dir = disk();
     engine(dir.path()).shutdown().unwrap();
     rot(dir.path(), "starts", 20);
@@ -169,6 +178,7 @@ fn all_damage_is_found_in_one_go() {
 
 #[test]
 fn what_cannot_be_looked_at_is_told_by_name_with_a_hint() {
+    let _alone = alone();
     let dir = disk();
     let path = dir.path().display().to_string();
     for command in ["check", "dump"] {
@@ -196,6 +206,7 @@ fn what_cannot_be_looked_at_is_told_by_name_with_a_hint() {
 
 #[test]
 fn a_dump_shows_everything_and_a_reader_may_leave() {
+    let _alone = alone();
     let dir = disk();
     let output = quoin(&["disk", "dump"], dir.path()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
