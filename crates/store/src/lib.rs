@@ -17,6 +17,7 @@ mod format;
 mod found;
 mod journal;
 mod layer;
+mod layer_index;
 mod map;
 mod offline;
 mod open;

@@ -161,18 +161,22 @@ impl Engine {
                 }
                 true
             });
-            for info in &replica.live.layers {
-                let Some(map) = replica.layer_maps.get_mut(&info.layer) else { continue };
+            let Replica { live, layer_maps, layer_index, .. } = replica;
+            for info in &live.layers {
+                let Some(map) = layer_maps.get_mut(&info.layer) else { continue };
                 let snapshot = info.snapshot;
-                map.find_present(pool, info.folded, |extent, cell| match cell {
-                    Some(cell) => {
-                        let Some(slot) = cell.slot() else { return };
+                map.find_present(pool, info.folded, |extent, cell| {
+                    layer_index.add(info.layer, extent);
+                    let Some(cell) = cell else {
+                        tracing::error!(replica = %id, %snapshot, %extent, "a snapshot's map entry is damaged");
+                        return;
+                    };
+                    if let Some(slot) = cell.slot() {
                         allocated += 1;
                         if !slots.mark_used(slot) {
                             twice = Some((extent, slot));
                         }
                     }
-                    None => tracing::error!(replica = %id, %snapshot, %extent, "a snapshot's map entry is damaged"),
                 });
             }
             if let Some((extent, slot)) = twice {

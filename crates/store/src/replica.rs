@@ -4,6 +4,7 @@ use crate::format::checkpoint::ReplicaState;
 use crate::format::entry::{Cell, Entry, Layer, MapId};
 use crate::format::record::{Body, Record};
 use crate::layer::{LayerInfo, LayerMap};
+use crate::layer_index::LayerIndex;
 use crate::map::ExtentMap;
 use crate::overlay::Overlay;
 use crate::pool::{Pool, PoolChunk};
@@ -78,6 +79,8 @@ pub(crate) struct Replica {
     pub(crate) overlay: Overlay,
     /// Of the layers in `live`, and of those whose end was not applied yet.
     pub(crate) layer_maps: BTreeMap<Layer, LayerMap>,
+    /// Which of them may keep an extent.
+    pub(crate) layer_index: LayerIndex,
     pub(crate) extents_allocated: u64,
 }
 
@@ -95,6 +98,7 @@ impl Replica {
             map,
             overlay: Overlay::default(),
             layer_maps: BTreeMap::new(),
+            layer_index: LayerIndex::default(),
             extents_allocated: 0,
         }
     }
@@ -151,7 +155,8 @@ impl Replica {
         extent: ExtentIndex,
     ) -> Result<Option<Entry>, Error> {
         if layer != Layer::LIVE {
-            for (_, map) in self.layer_maps.range(layer..) {
+            let among = self.layer_index.may_keep(layer, extent);
+            for (_, map) in among.flat_map(|layers| self.layer_maps.range(layers)) {
                 match map.load(pool, extent)? {
                     Cell::Empty | Cell::Lost => {}
                     Cell::Entry(entry) => return Ok(Some(entry)),
@@ -231,8 +236,7 @@ impl Replica {
         self.change_state(record);
         for change in record.body.changes() {
             if change.layer != Layer::LIVE {
-                let map = self.layer_maps.get_mut(&change.layer);
-                map.into_iter().for_each(|map| map.put(record.lsn, change.extent, change.cell));
+                self.keep(record.lsn, change.layer, change.extent, change.cell);
                 continue;
             }
             let entry = match change.cell {
@@ -245,11 +249,18 @@ impl Replica {
         if let Body::Zero { first, count, version, keep_in } = &record.body {
             for extent in (first.0..first.0 + count).map(ExtentIndex) {
                 self.overlay.put(record.lsn, extent, Entry::zeroed(*version));
-                if let Some(map) = keep_in.and_then(|layer| self.layer_maps.get_mut(&layer)) {
-                    map.put(record.lsn, extent, Cell::AsBase);
+                if let Some(layer) = keep_in {
+                    self.keep(record.lsn, *layer, extent, Cell::AsBase);
                 }
             }
             self.map.raise_bound(*first, *count, *version);
+        }
+    }
+
+    fn keep(&mut self, lsn: Lsn, layer: Layer, extent: ExtentIndex, cell: Cell) {
+        if let Some(map) = self.layer_maps.get_mut(&layer) {
+            map.put(lsn, extent, cell);
+            self.layer_index.add(layer, extent);
         }
     }
 
@@ -290,7 +301,11 @@ impl Replica {
             }
             Body::Extents { .. } => self.map.set_dirty(),
             Body::Fold { layer, through: None, .. } => {
-                return self.layer_maps.remove(layer).into_iter().flat_map(LayerMap::into_chunks).collect();
+                let gone = self.layer_maps.remove(layer);
+                if self.layer_maps.range(LayerIndex::group_of(*layer)).next().is_none() {
+                    self.layer_index.forget_group_of(*layer);
+                }
+                return gone.into_iter().flat_map(LayerMap::into_chunks).collect();
             }
             _ => {}
         }

@@ -371,6 +371,53 @@ fn every_sync_of_a_run_with_snapshots_may_be_the_last() {
     }
 }
 
+/// More snapshots than are told of together, written between, some deleted and folded, over restarts: each view is right.
+#[test]
+fn a_hundred_snapshots_each_see_their_own() {
+    let (mut dir, mut engine) = disk(700);
+    let mut now = vec![0u64; 256];
+    let mut views: Vec<(u64, Vec<u64>)> = Vec::new();
+    let mut random = 7u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % below
+    };
+    for turn in 1..=100u64 {
+        snapshot(&mut engine, turn, 10 * turn);
+        views.push((turn, now.clone()));
+        for write_of_turn in 1..=3 {
+            let (seq, block, value) = (10 * turn + write_of_turn, next(256), 1000 * turn + write_of_turn);
+            write(&mut engine, ONE, seq, block, &[value]).unwrap();
+            now[block as usize] = value;
+        }
+        if turn.is_multiple_of(3) {
+            let gone = next(views.len() as u64) as usize;
+            engine.delete_snapshot(ONE, SnapshotId(views.remove(gone).0)).unwrap();
+            fold_all(&mut engine);
+        }
+        if turn.is_multiple_of(25) {
+            checkpoint(&mut engine);
+            (dir, engine) = restart(&dir);
+        }
+        if turn.is_multiple_of(10) {
+            for (id, expected) in &views {
+                assert_eq!(
+                    read_view(&mut engine, View::Snapshot(SnapshotId(*id)), 0, 256),
+                    *expected,
+                    "{id}"
+                );
+            }
+            assert_eq!(read_view(&mut engine, View::Live, 0, 256), now);
+        }
+    }
+    assert_sound(&dir);
+    for (id, _) in views {
+        engine.delete_snapshot(ONE, SnapshotId(id)).unwrap();
+    }
+    fold_all(&mut engine);
+    assert_eq!(used_extents(&engine), 16);
+}
+
 fn bytes_of(dir: &MemDir, name: &str) -> Vec<u8> {
     let file = dir.open(name, OpenMode::Existing).unwrap();
     let mut content = vec![0; file.len().unwrap() as usize];

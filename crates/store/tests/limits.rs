@@ -212,8 +212,8 @@ fn child_opens_segments() {
     println!("\nRESULT {opened} {}", anonymous_bytes());
 }
 
-/// Where the disk is made: in memory where the system has a place for that: these limits are the engine's. What a device adds is one sync for each
-/// map in a checkpoint, and reading the maps from it; `TMPDIR` and `QUOIN_LIMITS_ON_DISK=1` measure that.
+/// Where the disk is made: in memory where the system has a place for that, for these limits are the engine's. With
+/// `QUOIN_LIMITS_ON_DISK=1` it is on the machine's own disk, in `TMPDIR`.
 fn place() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
     if shared.is_dir() && std::env::var_os("QUOIN_LIMITS_ON_DISK").is_none() {
