@@ -2,7 +2,7 @@
 //! back, all by a job that may run on any thread: the engine's owner never waits for the filesystem.
 
 use crate::engine::Engine;
-use crate::format::entry::{Cell, EntryBytes, Layer, MapId};
+use crate::format::entry::{Cell, ENTRY_BYTES, EntryBytes, Layer, MapId};
 use crate::format::record::{Body, Copy, ExtentChange, Record};
 use crate::format::{BLOCK, Salt};
 use crate::layer::{LayerChunk, LayerMap};
@@ -213,10 +213,14 @@ fn read_one_by_one(data: &dyn File, start: u64, buffer: &mut [u8]) {
     }
 }
 
-/// How much applying a record reads and writes.
-fn work_bytes(record: &Record) -> u64 {
+/// How much applying a record writes.
+pub(crate) fn work_bytes(record: &Record) -> u64 {
     let copies = record.body.changes().iter().filter_map(ExtentChange::copy).count() as u64;
-    record.body.data_bytes() as u64 + copies * EXTENT_BYTES
+    let entries = match &record.body {
+        Body::Zero { count, keep_in, .. } => u64::from(*count) * if keep_in.is_some() { 2 } else { 1 },
+        body => body.changes().len() as u64,
+    };
+    record.body.data_bytes() as u64 + copies * EXTENT_BYTES + entries * ENTRY_BYTES as u64
 }
 
 /// The runs of bits that are set.
@@ -363,6 +367,7 @@ impl Engine {
         let Some(through) = records.last().map(|record| record.lsn) else { return };
         for record in records {
             self.unapplied_bytes = self.unapplied_bytes.saturating_sub(record.body.data_bytes() as u64);
+            self.redo_work.applied += work_bytes(record);
             let copies = record.body.changes().iter().filter_map(ExtentChange::copy).map(|copy| copy.to);
             for slot in record.body.runs().iter().map(|run| run.slot).chain(copies) {
                 self.slot_data.applied(through, slot);

@@ -36,6 +36,31 @@ pub(crate) struct CheckpointWork {
     content: Vec<u8>,
 }
 
+/// What a start would have to do again, in bytes written: a short record may stand for much, a copy or a long range of
+/// zeroes. It bounds the time of a restart whatever the journal's size.
+#[derive(Default)]
+pub(crate) struct RedoWork {
+    /// Of all records of this start.
+    pub(crate) appended: u64,
+    /// Of those that are applied.
+    pub(crate) applied: u64,
+    /// Of those that a checkpoint covers.
+    covered: u64,
+}
+
+/// With as much to do again a checkpoint is worth it; with twice as much, nothing more is written before one.
+const REDO_BYTES_MANY: u64 = 256 << 20;
+
+impl RedoWork {
+    fn is_much(&self) -> bool {
+        self.appended - self.covered >= REDO_BYTES_MANY
+    }
+
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.appended - self.covered >= 2 * REDO_BYTES_MANY
+    }
+}
+
 /// A checkpoint that was started and not finished. The engine keeps it, for a full journal cannot wait until someone
 /// runs the job.
 pub(crate) struct InFlight {
@@ -44,6 +69,8 @@ pub(crate) struct InFlight {
     position: u64,
     /// The replicas that it names.
     listed: BTreeSet<ReplicaId>,
+    /// What was applied of [`RedoWork`] when it began.
+    redone: u64,
     task: Task<CheckpointWork>,
 }
 
@@ -124,7 +151,11 @@ impl Engine {
                     replica.dropped.is_some_and(|by| by > self.checkpoint_lsn && is_applied(by))
                 })
         };
-        let worth_it = force || journal_half_full || many_wait || (space_is_short && slots_wait());
+        let worth_it = force
+            || journal_half_full
+            || self.redo_work.is_much()
+            || many_wait
+            || (space_is_short && slots_wait());
         worth_it.then(|| self.begin_checkpoint())
     }
 
@@ -143,7 +174,14 @@ impl Engine {
         };
         let task = Task::new(work);
         let (lsn, position) = (self.applied, self.applied_position);
-        self.checkpoint_in_flight = Some(InFlight { number, lsn, position, listed, task: task.clone() });
+        self.checkpoint_in_flight = Some(InFlight {
+            number,
+            lsn,
+            position,
+            listed,
+            redone: self.redo_work.applied,
+            task: task.clone(),
+        });
         CheckpointJob { number, task }
     }
 
@@ -183,6 +221,7 @@ impl Engine {
         }
         self.checkpoint_number = in_flight.number;
         self.checkpoint_lsn = in_flight.lsn;
+        self.redo_work.covered = in_flight.redone;
         for (id, replica) in &mut self.replicas {
             replica.listed = in_flight.listed.contains(id);
         }

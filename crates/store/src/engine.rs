@@ -5,8 +5,8 @@
 //! [`crate::SyncJob`] makes it *durable*; an [`crate::ApplyJob`] then brings it into data file and maps; a
 //! [`crate::CheckpointJob`] lets the journal and freed slots be used again. There is one file per verb.
 
-use crate::apply::Applying;
-use crate::checkpoint::InFlight;
+use crate::apply::{Applying, work_bytes};
+use crate::checkpoint::{InFlight, RedoWork};
 use crate::format::Salt;
 use crate::format::entry::{Cell, Entry, MapId};
 use crate::format::record::{Body, ExtentChange, Record, Run};
@@ -74,6 +74,7 @@ pub struct Engine {
     pub(crate) checkpoint_number: u64,
     pub(crate) checkpoint_lsn: Lsn,
     pub(crate) checkpoint_in_flight: Option<InFlight>,
+    pub(crate) redo_work: RedoWork,
     /// Files were created or removed since the directory was last synced.
     pub(crate) names_changed: bool,
 
@@ -315,6 +316,7 @@ impl Engine {
         }
         self.freed.extend(effects.freed.into_iter().map(|slot| (lsn, slot)));
         self.unapplied_bytes += record.body.data_bytes() as u64;
+        self.redo_work.appended += work_bytes(&record);
         self.pending.push_back(record);
         Ok(lsn)
     }

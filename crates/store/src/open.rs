@@ -1,5 +1,6 @@
 //! Format, open and shut down.
 
+use crate::checkpoint::RedoWork;
 use crate::engine::Engine;
 use crate::format::checkpoint::{self, Checkpoint, Geometry};
 use crate::format::starts::{self, Starts};
@@ -146,6 +147,7 @@ impl Engine {
             checkpoint_number: checkpoint.number,
             checkpoint_lsn: checkpoint.lsn,
             checkpoint_in_flight: None,
+            redo_work: RedoWork::default(),
             names_changed: true,
             freed: VecDeque::new(),
             freed_chunks: VecDeque::new(),
@@ -175,6 +177,7 @@ impl Engine {
             position = 0;
         }
         self.applied_position = position;
+        self.redo_work = RedoWork::default();
         self.journal = Journal::new(ring, self.salt, self.starts.count, self.durable, position);
         self.checkpoint_now()?;
         self.remove_strays()

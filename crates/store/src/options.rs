@@ -120,7 +120,7 @@ pub struct Statistics {
     pub syncs: u64,
     /// Checkpoints that ended well.
     pub checkpoints: u64,
-    /// Commits that found the journal full and had to make a checkpoint themselves.
+    /// Commits that found the journal full, or too much to do again after a crash, and had to make a checkpoint themselves.
     pub journal_full: u64,
     /// Commits that found too much data unapplied and had to apply it themselves.
     pub overlay_full: u64,

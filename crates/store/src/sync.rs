@@ -80,7 +80,7 @@ impl Engine {
 
     /// The last resort where jobs do not keep up: does their work here, and so waits for the device.
     fn make_room(&mut self) -> Result<(), Error> {
-        if !self.journal.has_room() {
+        if !self.journal.has_room() || self.redo_work.is_too_much() {
             self.statistics.journal_full += 1;
             return self.checkpoint_now();
         }

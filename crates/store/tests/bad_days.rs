@@ -444,6 +444,28 @@ fn a_lost_checkpoint_is_missed_as_soon_as_its_slots_are_used_again() {
     assert!(is_lost_checkpoint(&failed), "{failed}");
 }
 
+/// A record of some bytes may zero 256 MiB: what a restart does again is bounded by that, not by the journal's size.
+#[test]
+fn much_to_do_again_makes_its_own_checkpoint() {
+    let dir = MemDir::new();
+    format(&dir, 8);
+    let options = Options { journal_file_bytes: 16 << 20, journal_files: 4, reserve_bytes: 0 };
+    let open = |dir: &MemDir| Engine::open(Arc::new(dir.clone()), None, BootId([1; 16]), options).unwrap();
+    let mut engine = open(&dir).0;
+    engine.create_replica(ONE, 1 << 30, Bytes::new()).unwrap();
+    let zeroes = 256 << 20;
+    let entry_bytes = 96 * (zeroes >> 16);
+    let last = 3000;
+    for seq in 1..=last {
+        engine.zero(ONE, Seq(seq), seq % 4 * zeroes, zeroes).unwrap();
+        engine.commit().unwrap();
+    }
+    assert!(engine.statistics().checkpoints >= 2);
+    let (engine, opened) = open(&dir.process_crash());
+    assert_eq!(engine.replica(ONE).unwrap().position, Seq(last));
+    assert!(opened.replayed_records * entry_bytes <= 513 << 20, "{} records", opened.replayed_records);
+}
+
 #[test]
 fn a_full_journal_makes_its_own_checkpoint() {
     let (dir, mut engine) = disk(64);
