@@ -108,6 +108,7 @@ fn a_clean_disk_is_code_0_and_left_as_it_was() {
     assert_eq!(json["disk"], "09".repeat(16));
     assert_eq!(json["cluster_id"], "07".repeat(16));
     assert_eq!((&json["replicas"], &json["extents"], &json["blocks"]), (&1.into(), &1.into(), &3.into()));
+    assert_eq!(json["snapshots"], 0);
     assert_eq!((&json["records"], &json["clean_shutdown"]), (&2.into(), &false.into()));
     assert!(json["verified_bytes"].as_u64().unwrap() >= 4 * BLOCK_BYTES);
     assert!(json["seconds"].is_f64() && json["problems"].as_array().unwrap().is_empty());

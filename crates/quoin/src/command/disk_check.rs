@@ -81,7 +81,7 @@ impl Bar {
 
 fn rate(bytes: u64, seconds: f64) -> String {
     let per_second = bytes as f64 / seconds.max(0.001);
-    format!("{} verified, {}/s", Size(bytes), Size(per_second as u64))
+    format!("{}, {}/s", Size(bytes), Size(per_second as u64))
 }
 
 fn render(found: &Found, seconds: f64, paint: Paint) -> String {
@@ -94,7 +94,7 @@ fn render(found: &Found, seconds: f64, paint: Paint) -> String {
             ("capacity", Size(identity.capacity_bytes).to_string()),
             ("starts", format!("{}; {shutdown}", found.starts)),
             ("journal", format!("{} records after the checkpoint at {}", found.records, found.checkpoint)),
-            ("replicas", found.replicas.to_string()),
+            ("replicas", format!("{}, with {} snapshots", found.replicas, found.snapshots)),
             ("extents", format!("{}, with {} blocks of data", found.extents, found.blocks)),
         ]);
     }
