@@ -2,14 +2,14 @@
 
 use crate::engine::Engine;
 use crate::format::checkpoint::{Checkpoint, ReplicaState};
+use crate::format::entry::MapId;
 use crate::replica::Replica;
 use crate::slots::Slot;
 use crate::task::{Task, Work};
 use crate::{Error, Lsn};
-use foldhash::fast::FixedState;
 use quoin_disk::{Dir, File, Map};
 use quoin_types::ReplicaId;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -110,14 +110,14 @@ fn flush_all(maps: &[Arc<dyn Map>]) -> io::Result<()> {
 
 /// The replicas that are there by themselves, and those that they are clones of, dropped or not.
 pub(crate) fn needed(
-    replicas: &HashMap<ReplicaId, Replica, FixedState>,
-    is_there: impl Fn(&Replica) -> bool,
+    there: impl Iterator<Item = ReplicaId>,
+    base_of: impl Fn(ReplicaId) -> Option<MapId>,
 ) -> BTreeSet<ReplicaId> {
     let mut needed = BTreeSet::new();
-    for replica in replicas.values().filter(|replica| is_there(replica)) {
-        let mut next = Some(replica);
-        while let Some(replica) = next.filter(|replica| needed.insert(replica.id)) {
-            next = replica.base.and_then(|base| replicas.get(&base.replica));
+    for id in there {
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| needed.insert(*id)) {
+            next = base_of(id).map(|base| base.replica);
         }
     }
     needed
@@ -187,9 +187,9 @@ impl Engine {
 
     /// The state of all replicas as applied.
     fn checkpoint_content(&self, number: u64) -> Checkpoint {
-        let needed = needed(&self.replicas, |replica| {
-            replica.applied.as_ref().is_some_and(|applied| !applied.dropped)
-        });
+        let is_there = |replica: &&Replica| replica.applied.as_ref().is_some_and(|applied| !applied.dropped);
+        let there = self.replicas.values().filter(is_there).map(|replica| replica.id);
+        let needed = needed(there, |id| self.replicas.get(&id)?.base);
         let replicas: Vec<ReplicaState> =
             needed.iter().filter_map(|id| self.replicas.get(id)?.state()).collect();
         Checkpoint {

@@ -1,6 +1,7 @@
 //! A replica as the next start would find it: what the checkpoint says, and what the journal's records make of that. Read
 //! without changing a byte of the disk.
 
+use crate::checkpoint::needed;
 use crate::format::checkpoint::{LayerState, ReplicaState};
 use crate::format::entry::{Cell, Entry, Layer, MapId};
 use crate::format::record::{Body, Record};
@@ -104,13 +105,8 @@ impl FoundReplicas {
 
     /// Leaves out the replicas that were dropped and are nobody's base.
     pub(crate) fn forget_dropped(&mut self) {
-        let mut needed = BTreeSet::new();
-        for found in self.replicas.values().filter(|found| !found.state.dropped) {
-            let mut next = Some(found);
-            while let Some(found) = next.filter(|found| needed.insert(found.state.id)) {
-                next = found.state.base.and_then(|base| self.replicas.get(&base.replica));
-            }
-        }
+        let there = self.replicas.values().filter(|found| !found.state.dropped).map(|found| found.state.id);
+        let needed = needed(there, |id| self.replicas.get(&id)?.state.base);
         self.replicas.retain(|id, _| needed.contains(id));
     }
 }

@@ -7,7 +7,7 @@
 use crate::format::Salt;
 use crate::format::checkpoint::LayerState;
 use crate::format::entry::{Cell, Layer, MapId};
-use crate::pool::{self, CHUNK_ENTRIES, Pool, PoolChunk};
+use crate::pool::{self, CHUNK_ENTRIES, Pool, PoolChunk, bit};
 use crate::{Error, Lsn};
 use foldhash::fast::FixedState;
 use quoin_disk::Map;
@@ -89,10 +89,6 @@ impl Chunk {
         let present = (0..CHUNK_ENTRIES).filter(move |index| self.present >> index & 1 == 1);
         present.map(move |index| ExtentIndex(number * CHUNK_ENTRIES + index))
     }
-}
-
-fn bit(extent: ExtentIndex) -> u128 {
-    1 << (extent.0 % CHUNK_ENTRIES)
 }
 
 impl LayerMap {

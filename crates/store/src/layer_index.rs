@@ -2,7 +2,7 @@
 //! of a thousand younger ones.
 
 use crate::format::entry::Layer;
-use crate::pool::CHUNK_ENTRIES;
+use crate::pool::{CHUNK_ENTRIES, bit};
 use foldhash::fast::FixedState;
 use quoin_types::ExtentIndex;
 use std::collections::HashMap;
@@ -55,10 +55,6 @@ impl LayerIndex {
         let start = layer.0 / GROUP_LAYERS * GROUP_LAYERS;
         Layer(start)..Layer(start + GROUP_LAYERS)
     }
-}
-
-fn bit(extent: ExtentIndex) -> u128 {
-    1 << (extent.0 % CHUNK_ENTRIES)
 }
 
 #[cfg(test)]

@@ -25,6 +25,11 @@ pub(crate) const NAME: &str = "layers";
 
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK));
 
+/// The bit of an extent among those of its chunk.
+pub(crate) fn bit(extent: ExtentIndex) -> u128 {
+    1 << (extent.0 % CHUNK_ENTRIES)
+}
+
 /// The place of a chunk in the pool, counted in chunks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct PoolChunk(pub(crate) u32);

@@ -54,7 +54,8 @@ impl Engine {
         (self.accepted, self.durable) = (end, end);
         (self.applied, self.applied_position) = (end, reader.position);
         (opened.end, opened.replayed_bytes) = (end, reader.position - start.position);
-        let needed = needed(&self.replicas, |replica| replica.dropped.is_none());
+        let there = self.replicas.values().filter(|replica| replica.dropped.is_none());
+        let needed = needed(there.map(|replica| replica.id), |id| self.replicas.get(&id)?.base);
         let all = std::mem::take(&mut self.replicas).into_iter();
         let gone: HashMap<ReplicaId, Replica, FixedState>;
         (self.replicas, gone) = all.partition(|(id, _)| needed.contains(id));

@@ -5,10 +5,9 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
-use quoin_disk::{Dir, MemDir};
-use quoin_store::{Engine, Error, Scrub, View, check};
+use quoin_disk::MemDir;
+use quoin_store::{Engine, Error, Scrub, View};
 use quoin_types::{ExtentIndex, ReplicaId, Seq, SnapshotId};
-use std::sync::Arc;
 
 const CLONE: ReplicaId = ReplicaId(7);
 const SEGMENT: u64 = 64 * EXTENT;
@@ -35,25 +34,6 @@ fn disk_with_clone(extents: u64) -> (MemDir, Engine) {
 fn put(engine: &mut Engine, version: u64, keep: u16, value: u64) -> Result<(), Error> {
     let (sums, data) = blocks(&[value; 16]);
     engine.put_extent(ONE, ExtentIndex(0), Seq(version), keep, &sums.try_into().unwrap(), 0, data).map(drop)
-}
-
-fn read_view(engine: &mut Engine, view: View, first_block: u64, count: u64) -> Vec<u64> {
-    try_read_view(engine, ONE, view, first_block, count).unwrap()
-}
-
-fn used_extents(engine: &Engine) -> u64 {
-    engine.space().used_bytes / EXTENT
-}
-
-fn restart(dir: &MemDir) -> (MemDir, Engine) {
-    let image = dir.process_crash();
-    let engine = open(&image);
-    (image, engine)
-}
-
-fn assert_sound(dir: &MemDir) {
-    let image: Arc<dyn Dir> = Arc::new(dir.process_crash());
-    assert_eq!(check(&image, &mut |_| ()).unwrap().problems, vec![]);
 }
 
 /// Late data of the state that a snapshot was made of changes what the snapshot's clones see, but not the slot that a clone's

@@ -36,10 +36,6 @@ fn fill(engine: &mut Engine, seq: u64, first_block: u64, count: usize, value: u6
     }
 }
 
-fn read_view(engine: &mut Engine, view: View, first_block: u64, count: u64) -> Vec<u64> {
-    try_read_view(engine, ONE, view, first_block, count).unwrap()
-}
-
 fn fold_all(engine: &mut Engine) -> u32 {
     let mut steps = 0;
     while engine.fold().unwrap() {
@@ -47,21 +43,6 @@ fn fold_all(engine: &mut Engine) -> u32 {
     }
     checkpoint(engine);
     steps
-}
-
-fn used_extents(engine: &Engine) -> u64 {
-    engine.space().used_bytes / EXTENT
-}
-
-fn restart(dir: &MemDir) -> (MemDir, Engine) {
-    let image = dir.process_crash();
-    let engine = open(&image);
-    (image, engine)
-}
-
-fn assert_sound(dir: &MemDir) {
-    let image: Arc<dyn Dir> = Arc::new(dir.process_crash());
-    assert_eq!(check(&image, &mut |_| ()).unwrap().problems, vec![]);
 }
 
 #[test]

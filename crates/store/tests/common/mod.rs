@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use bytes::Bytes;
-use quoin_disk::Dir;
+use quoin_disk::{Dir, MemDir};
 use quoin_store::{Engine, Error, Identity, Lsn, Opened, Options, ReadOutcome, View};
 use quoin_types::{BootId, ClusterId, DiskId, ReplicaId, Seq};
 use std::sync::Arc;
@@ -116,4 +116,26 @@ pub fn try_read_view(
 
 pub fn read(engine: &mut Engine, id: ReplicaId, first_block: u64, count: u64) -> Vec<u64> {
     try_read(engine, id, first_block, count).unwrap()
+}
+
+/// As [`try_read_view`], of the first replica, undamaged.
+pub fn read_view(engine: &mut Engine, view: View, first_block: u64, count: u64) -> Vec<u64> {
+    try_read_view(engine, ONE, view, first_block, count).unwrap()
+}
+
+pub fn used_extents(engine: &Engine) -> u64 {
+    engine.space().used_bytes / EXTENT
+}
+
+/// What a crash of the process leaves, open.
+pub fn restart(dir: &MemDir) -> (MemDir, Engine) {
+    let image = dir.process_crash();
+    let engine = open(&image);
+    (image, engine)
+}
+
+/// The offline check finds nothing.
+pub fn assert_sound(dir: &MemDir) {
+    let image: Arc<dyn Dir> = Arc::new(dir.process_crash());
+    assert_eq!(quoin_store::check(&image, &mut |_| ()).unwrap().problems, vec![]);
 }
