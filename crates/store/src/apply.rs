@@ -11,10 +11,10 @@ use crate::pool::{self, PoolChunk};
 use crate::slots::{Slot, SlotRun};
 use crate::task::{Task, Work};
 use crate::{Error, Lsn};
-use foldhash::fast::FixedState;
 use quoin_disk::{Dir, File, Map};
+use quoin_types::collections::HashMap;
 use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(crate) struct Applying {
 pub(crate) struct ApplyWork {
     dir: Arc<dyn Dir>,
     data: Arc<dyn File>,
-    maps: HashMap<ReplicaId, MapFile, FixedState>,
+    maps: HashMap<ReplicaId, MapFile>,
     pool: Arc<dyn Map>,
     salt: Salt,
     /// E1: all of them are durable.
@@ -179,7 +179,7 @@ fn copy_blocks(data: &dyn File, records: &[Record]) -> Result<u64, Error> {
     if copies.is_empty() {
         return Ok(0);
     }
-    let mut brought: HashMap<Slot, u16, FixedState> = copies.iter().map(|copy| (copy.to, 0)).collect();
+    let mut brought: HashMap<Slot, u16> = copies.iter().map(|copy| (copy.to, 0)).collect();
     for run in records.iter().flat_map(|record| record.body.runs()) {
         if let Some(mask) = brought.get_mut(&run.slot) {
             let blocks = run.first_block..run.first_block + (run.data.len() / BLOCK) as u32;
@@ -305,7 +305,7 @@ impl Engine {
     }
 
     fn work_on(&self, records: Arc<Vec<Record>>) -> ApplyWork {
-        let mut maps: HashMap<ReplicaId, MapFile, FixedState> = HashMap::default();
+        let mut maps: HashMap<ReplicaId, MapFile> = HashMap::default();
         let mut kept = Vec::new();
         for record in records.iter() {
             if let Some(replica) = self.replicas.get(&record.replica) {

@@ -20,10 +20,10 @@ use crate::slot_data::SlotData;
 use crate::slots::{Slot, SlotRun, Slots};
 use crate::{Error, Identity, Lsn, Space, Statistics};
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 use quoin_disk::{Dir, File, Lock};
+use quoin_types::collections::HashMap;
 use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// One disk, open. See the crate's documentation for what it is and the module's for the order of calls.
@@ -40,7 +40,7 @@ pub struct Engine {
     pub(crate) journal: Journal,
     pub(crate) slots: Slots,
     pub(crate) reserve_slots: u64,
-    pub(crate) replicas: HashMap<ReplicaId, Replica, FixedState>,
+    pub(crate) replicas: HashMap<ReplicaId, Replica>,
     /// Those that have deleted layers, which are to be folded.
     pub(crate) with_deleted: BTreeSet<ReplicaId>,
     /// The maps of their layers.

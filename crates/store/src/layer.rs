@@ -9,10 +9,10 @@ use crate::format::checkpoint::LayerState;
 use crate::format::entry::{Cell, Layer, MapId};
 use crate::pool::{self, CHUNK_ENTRIES, Pool, PoolChunk, bit};
 use crate::{Error, Lsn};
-use foldhash::fast::FixedState;
 use quoin_disk::Map;
+use quoin_types::collections::HashMap;
 use quoin_types::{ExtentIndex, Seq, SnapshotId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// A layer as its replica knows it: what changes by records alone.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(crate) struct LayerMap {
     id: MapId,
     chunks: BTreeMap<u32, Chunk>,
     /// E1: entries that are not in the pool yet, and their records.
-    overlay: HashMap<ExtentIndex, (Lsn, Cell), FixedState>,
+    overlay: HashMap<ExtentIndex, (Lsn, Cell)>,
     /// How many replicas have this layer as their base.
     pub(crate) clones: u32,
 }

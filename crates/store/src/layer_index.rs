@@ -3,9 +3,8 @@
 
 use crate::format::entry::Layer;
 use crate::pool::{CHUNK_ENTRIES, bit};
-use foldhash::fast::FixedState;
 use quoin_types::ExtentIndex;
-use std::collections::HashMap;
+use quoin_types::collections::HashMap;
 
 /// Layers whose numbers are neighbours are told of together.
 const GROUP_LAYERS: u32 = 16;
@@ -13,7 +12,7 @@ const GROUP_LAYERS: u32 = 16;
 /// By chunk of a segment: for each group of layers, in their order, the extents that any of them keeps, or once kept.
 #[derive(Default)]
 pub(crate) struct LayerIndex {
-    chunks: HashMap<u32, Vec<(u32, u128)>, FixedState>,
+    chunks: HashMap<u32, Vec<(u32, u128)>>,
 }
 
 impl LayerIndex {

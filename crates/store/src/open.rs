@@ -13,8 +13,9 @@ use crate::slots::Slots;
 use crate::{Error, Identity, Opened, Options, Statistics, map, recover};
 use bytes::Bytes;
 use quoin_disk::{Dir, File, Lock, OpenMode};
+use quoin_types::collections::HashMap;
 use quoin_types::{BootId, ClusterId, EXTENT_BYTES};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 

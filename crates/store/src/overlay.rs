@@ -3,14 +3,13 @@
 
 use crate::Lsn;
 use crate::format::entry::Entry;
-use foldhash::fast::FixedState;
 use quoin_types::ExtentIndex;
-use std::collections::HashMap;
+use quoin_types::collections::HashMap;
 
 /// One replica's extents with changes that were not applied yet, each as of the last record, and that record.
 #[derive(Default)]
 pub(crate) struct Overlay {
-    extents: HashMap<ExtentIndex, (Lsn, Entry), FixedState>,
+    extents: HashMap<ExtentIndex, (Lsn, Entry)>,
 }
 
 impl Overlay {

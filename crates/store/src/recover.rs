@@ -13,10 +13,9 @@ use crate::possible::{check_checkpoint, is_segment};
 use crate::reader::Reader;
 use crate::replica::Replica;
 use crate::{Error, Opened, tail};
-use foldhash::fast::FixedState;
 use quoin_disk::Dir;
+use quoin_types::collections::HashMap;
 use quoin_types::{ExtentIndex, ReplicaId, Seq};
-use std::collections::HashMap;
 
 /// How much block data is gathered before it is applied: bounds memory, and lets neighbours be written together.
 const GROUP_BYTES: usize = 16 << 20;
@@ -57,7 +56,7 @@ impl Engine {
         let there = self.replicas.values().filter(|replica| replica.dropped.is_none());
         let needed = needed(there.map(|replica| replica.id), |id| self.replicas.get(&id)?.base);
         let all = std::mem::take(&mut self.replicas).into_iter();
-        let gone: HashMap<ReplicaId, Replica, FixedState>;
+        let gone: HashMap<ReplicaId, Replica>;
         (self.replicas, gone) = all.partition(|(id, _)| needed.contains(id));
         let layers = gone.into_values().flat_map(|replica| replica.layer_maps.into_values());
         layers.flat_map(LayerMap::into_chunks).for_each(|chunk| self.pool.release(chunk));

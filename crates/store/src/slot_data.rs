@@ -4,13 +4,12 @@ use crate::Lsn;
 use crate::format::BLOCK;
 use crate::slots::Slot;
 use bytes::Bytes;
-use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use quoin_types::collections::HashMap;
 
 /// Slots with data that was not applied yet.
 #[derive(Default)]
 pub(crate) struct SlotData {
-    slots: HashMap<Slot, Waiting, FixedState>,
+    slots: HashMap<Slot, Waiting>,
 }
 
 #[derive(Default)]

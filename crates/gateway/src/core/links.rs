@@ -1,8 +1,8 @@
 //! The sessions with storage nodes, as the segments see them.
 
 use super::Output;
-use foldhash::HashMap;
 use quoin_replication::writer::{Credit, Links};
+use quoin_types::collections::HashMap;
 use quoin_types::{Moment, NodeId};
 use quoin_wire::Message;
 use std::time::Duration;

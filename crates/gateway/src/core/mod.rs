@@ -15,10 +15,10 @@ pub use reply::{ClientOperation, Reply, Ticket};
 pub use report::{ReplicaStatus, VolumeReport};
 pub use volume::{Attachment, VolumeSpec};
 
-use foldhash::HashMap;
 use links::LinkTable;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Failure, VoterConfig};
+use quoin_types::collections::HashMap;
 use quoin_types::{InstanceId, Moment, NodeId, ReplicaId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
 use volume::Volume;

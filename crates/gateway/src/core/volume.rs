@@ -8,12 +8,12 @@ use super::pieces::{Piece, cut};
 use super::reply::{ClientOperation, Reply, Ticket};
 use super::report::{ReplicaStatus, VolumeReport};
 use bytes::{Bytes, BytesMut};
-use foldhash::HashMap;
 use quoin_replication::Timing;
 use quoin_replication::writer::{
     Completion, Failure, Operation, Request, Segment, SegmentConfig, Statistics, Token, VoterConfig,
     VoterHealth,
 };
+use quoin_types::collections::HashMap;
 use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX, ZERO_BYTES_MAX};
 use quoin_types::{
     BLOCK_BYTES, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, VolumeId,

@@ -2,11 +2,11 @@
 
 use super::Shell;
 use crate::core::{Attachment, VolumeSpec};
-use foldhash::HashMap;
 use quoin_api::client::is_unreachable;
 use quoin_api::v1;
 use quoin_nbd::{ExportError, ExportErrorKind};
 use quoin_replication::writer::VoterConfig;
+use quoin_types::collections::HashMap;
 use quoin_types::{ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, VolumeId};
 use quoin_wire::LeaseHolder;
 use std::cell::RefCell;

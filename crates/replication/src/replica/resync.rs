@@ -5,7 +5,7 @@
 //! since the join are kept over pulled ones.
 
 use bytes::Bytes;
-use foldhash::HashMap;
+use quoin_types::collections::HashMap;
 use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BlockIndex, EXTENT_BYTES, ExtentIndex, Seq, Version};
 use quoin_wire::{Fetch, FetchReply, FetchedExtent, List, ListReply, Message, Refusal, Resync, ResyncMode};
 

@@ -20,8 +20,8 @@ pub use voter::{VoterConfig, VoterHealth, VoterStatus};
 
 use crate::timing::Timing;
 use bytes::Bytes;
-use foldhash::HashMap;
 use log::Log;
+use quoin_types::collections::HashMap;
 use quoin_types::quorum::majority;
 use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq};
 use quoin_wire::{LeaseHolder, Message, Open, Position, Refusal, Refused};

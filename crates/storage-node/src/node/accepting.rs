@@ -1,8 +1,8 @@
 //! Writes that are in the journal while their data is on its way: they are not accepted yet.
 
-use foldhash::HashMap;
 use quoin_replication::replica::Replica;
 use quoin_store::Lsn;
+use quoin_types::collections::HashMap;
 use quoin_types::{ReplicaId, Seq};
 use std::collections::VecDeque;
 

@@ -6,8 +6,8 @@
 
 use super::reads::{Look, PendingPlan};
 use super::{Fatal, Node, ReadJob};
-use foldhash::HashMap;
 use quoin_store::{Error, ExtentOutcome, ExtentPlan, View};
+use quoin_types::collections::HashMap;
 use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId, Version};
 use quoin_wire::{Damaged, Message};
 use std::collections::BTreeMap;

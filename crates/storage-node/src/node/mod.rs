@@ -24,7 +24,6 @@ use accepting::Accepting;
 use credit::Session;
 use damage::Damages;
 use effects::Effects;
-use foldhash::{HashMap, HashSet};
 use pull::Pulls;
 use quoin_replication::Timing;
 use quoin_replication::replica::{Persist, Replica, ReplicaMeta};
@@ -32,6 +31,7 @@ use quoin_store::{
     ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, Engine, Lsn, Opened, PlaceDone, PlaceJob, ScrubJob,
     SyncDone, SyncJob,
 };
+use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{BootId, ClusterId, DiskId, EXTENT_BYTES, Moment, NodeId, ReplicaId, SessionId};
 use quoin_wire::{HelloReply, Message, Refusal, Source, Speaker};
 use scrub::Scrubber;

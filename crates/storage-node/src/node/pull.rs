@@ -2,9 +2,9 @@
 
 use super::effects::Effect;
 use super::{Fatal, Node, Output, refusal_or_fatal};
-use foldhash::HashMap;
 use quoin_replication::replica::{PullError, PulledExtent, Puller, Repairer, Verdict};
 use quoin_store::View;
+use quoin_types::collections::HashMap;
 use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
 use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId, Version};
 use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState};
