@@ -188,6 +188,7 @@ fn stored_volume(volume: &Volume, segments: &[Segment]) -> v1::Volume {
             ..v1::Attachment::default()
         }),
         revision: volume.revision,
+        ..v1::Volume::default()
     }
 }
 
@@ -247,6 +248,7 @@ pub(crate) fn replica_assignments(state: &State, node: NodeId, disk: DiskId) -> 
         generation: generation.0,
         segment_bytes: volume.segment_bytes,
         state: replica_state(replica.state).into(),
+        ..v1::ReplicaAssignment::default()
     });
     v1::ReplicaAssignments { revision: state.revision(), replicas: replicas.collect() }
 }

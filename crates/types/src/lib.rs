@@ -10,6 +10,7 @@ pub mod id;
 pub mod limits;
 pub mod number;
 pub mod quorum;
+pub mod role;
 pub mod time;
 
 pub use durability::Durability;
@@ -19,4 +20,5 @@ pub use id::{
 };
 pub use limits::{BLOCK_BYTES, BLOCKS_PER_EXTENT, EXTENT_BYTES};
 pub use number::{BlockIndex, Epoch, ExtentIndex, Generation, Seq, Version};
+pub use role::{ReplicaRole, joint};
 pub use time::Moment;

@@ -32,8 +32,12 @@ pub(super) fn spawn(shell: &Rc<Shell>) {
 /// Ends attachments, so that others need not wait.
 pub(super) async fn detach_all(shell: &Rc<Shell>, attached: &[Export]) {
     for Export { name, epoch, .. } in attached {
-        let request =
-            v1::DetachRequest { volume: name.clone(), epoch: epoch.0, gateway: shell.config.id.clone() };
+        let request = v1::DetachRequest {
+            volume: name.clone(),
+            epoch: epoch.0,
+            gateway: shell.config.id.clone(),
+            ..v1::DetachRequest::default()
+        };
         if let Err(status) =
             shell.managers.agent(async |mut client| client.detach(request.clone()).await).await
         {
@@ -116,6 +120,7 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
                 available: report.available,
                 detail: report.detail.clone(),
                 replicas: report.replicas.iter().map(replica_report).collect(),
+                ..v1::AttachmentReport::default()
             })
             .collect(),
     }

@@ -60,6 +60,7 @@ pub(crate) mod tests {
             resync_total_bytes: 100 << 20,
             resync_bytes_per_second: 19 << 20,
             detail: detail.to_owned(),
+            role: v1::ReplicaRole::Voter.into(),
         };
         let replicas = vec![
             replica(1, v1::ReplicaHealth::InSync, 0, ""),
@@ -85,6 +86,7 @@ pub(crate) mod tests {
                 ..v1::Attachment::default()
             }),
             revision: 9,
+            ..v1::Volume::default()
         }
     }
 
