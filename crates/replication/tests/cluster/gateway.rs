@@ -68,8 +68,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(config: SegmentConfig, now: Moment) -> Self {
-        let nodes = config.voters.len();
+    pub(crate) fn new(config: SegmentConfig, nodes: usize, now: Moment) -> Self {
         Self {
             epoch: config.epoch.0,
             instance: config.instance,
@@ -208,9 +207,12 @@ impl Gateway {
                     let value = zero_value(zero.epoch, zero.seq);
                     let zeroes = &mut self.zeroes;
                     let number = *zero_numbers.entry(value).or_insert_with(|| {
-                        let (number, offset, length) =
-                            zeroes.pop_front().expect("a zero that nobody asked for");
-                        assert_eq!((offset, length), (zero.offset, zero.length), "zeroes go out in order");
+                        // Nearly always the front one: one that could be sent to nobody may be followed by another that
+                        // goes to a replica which joins behind it.
+                        let range = (zero.offset, zero.length);
+                        let at = zeroes.iter().position(|(_, offset, length)| (*offset, *length) == range);
+                        let (number, ..) =
+                            zeroes.remove(at.expect("a zero that somebody asked for")).expect("it is there");
                         number
                     });
                     (number, zero.seq)

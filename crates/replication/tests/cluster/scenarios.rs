@@ -7,6 +7,7 @@ use quoin_types::Durability;
 fn quiet_world(seed: u64) -> World {
     let setup = Setup {
         voters: 3,
+        spares: 0,
         durability: Durability::Flush,
         retained_bytes_max: 1 << 20,
         delay_max: 200_000,
