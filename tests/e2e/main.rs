@@ -9,6 +9,7 @@ mod crashes;
 mod dev_cluster;
 mod fencing;
 mod majority;
+mod network;
 mod real_image;
 mod roles;
 mod rot;

@@ -1,7 +1,8 @@
 //! The roles as one would run them on separate machines: each by its own configuration file, without `quoin dev`.
 
-use crate::command::{Background, Ran, quoin, run};
-use crate::dev::{PATIENCE, show_logs};
+use crate::command::{Background, Ran, binary, program, quoin, run};
+use crate::dev::{PATIENCE, healths, show_logs};
+use crate::network::Network;
 use crate::processes::{self, Signal};
 use crate::{Turn, http, until};
 use serde_json::Value;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -37,18 +39,45 @@ pub struct Roles {
     /// What `--manager` takes.
     pub managers: String,
     processes: BTreeMap<String, Process>,
+    /// What is between gateways and everybody else, if anything.
+    network: Option<Network>,
+    slow: Vec<Slow>,
     _turn: Turn,
+}
+
+/// A storage node whose syncs take so much longer than those of the disk.
+struct Slow {
+    node: String,
+    sync: Duration,
 }
 
 impl Roles {
     /// Starts three cluster managers and three storage nodes.
     #[track_caller]
     pub fn start() -> Self {
+        Self::start_with(None, Vec::new())
+    }
+
+    /// As [`Roles::start`], with a network whose links can be made to fail, by the names of processes: from gateways to
+    /// managers and to storage nodes, and between storage nodes.
+    #[track_caller]
+    pub fn start_on_network() -> Self {
+        Self::start_with(Some(Network::start()), Vec::new())
+    }
+
+    /// As [`Roles::start`], but each sync of this storage node takes so much longer.
+    #[track_caller]
+    pub fn start_with_slow_disk(node: &str, sync: Duration) -> Self {
+        Self::start_with(None, vec![Slow { node: node.to_owned(), sync }])
+    }
+
+    #[track_caller]
+    fn start_with(network: Option<Network>, slow: Vec<Slow>) -> Self {
         let turn = Turn::take();
         let dir = tempfile::Builder::new().prefix("quoin-e2e-").tempdir().expect("a temporary directory");
         let listen: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
         let managers = listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-        let mut roles = Self { dir, managers, processes: BTreeMap::new(), _turn: turn };
+        let mut roles = Self { dir, managers, processes: BTreeMap::new(), network, slow, _turn: turn };
         let peers: Vec<String> =
             (1..).zip(&listen).map(|(id, address)| format!("\"{id}={address}\"")).collect();
         let peers = peers.join(", ");
@@ -59,8 +88,9 @@ impl Roles {
         for n in 1..=3 {
             let (name, listen, managers) = (format!("node-{n}"), free_address(), &roles.managers);
             let journal = "journal_file_size = \"16MiB\"\njournal_files = 4\n";
+            let advertise = roles.network.as_ref().map_or(listen, |network| network.proxy(&name, listen));
             let config = format!(
-                "name = \"{name}\"\nlisten = \"{listen}\"\nmanagers = \"{managers}\"\nzone = \"zone-{n}\"\n{journal}"
+                "name = \"{name}\"\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nmanagers = \"{managers}\"\nzone = \"zone-{n}\"\n{journal}"
             );
             roles.spawn("storage-node", &name, &config);
         }
@@ -71,11 +101,30 @@ impl Roles {
     /// Starts a gateway with this name; gives where it serves NBD.
     #[track_caller]
     pub fn start_gateway(&mut self, name: &str) -> SocketAddr {
-        let (listen, managers) = (free_address(), &self.managers);
+        let (listen, managers) = (free_address(), self.managers_for_gateways());
         let config = format!("name = \"{name}\"\nnbd_listen = \"{listen}\"\nmanagers = \"{managers}\"\n");
         self.spawn("gateway", name, &config);
         self.until_ready();
         listen
+    }
+
+    /// The managers as gateways reach them: by a proxy of each, if there is a network.
+    fn managers_for_gateways(&self) -> String {
+        let Some(network) = &self.network else { return self.managers.clone() };
+        let addresses = (1..).zip(self.managers.split(','));
+        let proxies = addresses.map(|(id, address)| {
+            network.proxy(&format!("manager-{id}"), address.parse().expect("an address")).to_string()
+        });
+        proxies.collect::<Vec<_>>().join(",")
+    }
+
+    /// The network between the processes.
+    ///
+    /// # Panics
+    /// If they were started without.
+    #[track_caller]
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("started on a network")
     }
 
     /// Writes a configuration and starts a process with it.
@@ -89,10 +138,25 @@ impl Roles {
         fs::create_dir_all(self.log_dir()).expect("a log directory");
         fs::write(&path, format!("{config}{common}")).expect("a configuration");
         let log = fs::File::create(log).expect("a log");
-        let mut command = quoin(&[role, "--config"]);
-        command.arg(path);
+        let mut command = self.command(role, name);
+        command.arg("--config").arg(path);
         let background = Background::start_with_stderr(&mut command, log);
+        if let Some(network) = &self.network {
+            network.call(name, background.pid());
+        }
         self.processes.insert(name.to_owned(), Process { background, admin });
+    }
+
+    /// The command that starts a role. A slow disk is played by strace, which holds each of the node's syncs, and nothing
+    /// else, for a while; it is not the node's parent, so pid and signals are the node's own.
+    fn command(&self, role: &str, name: &str) -> Command {
+        let Some(slow) = self.slow.iter().find(|slow| slow.node == name) else { return quoin(&[role]) };
+        let delay = format!("--inject=fdatasync,fsync:delay_enter={}", slow.sync.as_micros());
+        let output = self.log_dir().join(format!("{name}.strace")).display().to_string();
+        let strace = ["-D", "-f", "-qq", "--seccomp-bpf", "--trace=fdatasync,fsync", &delay, "-o", &output];
+        let mut command = program("strace", &strace);
+        command.arg(binary()).arg(role);
+        command
     }
 
     /// Where the processes log.
@@ -143,6 +207,44 @@ impl Roles {
     #[track_caller]
     pub fn status(&self) -> Value {
         self.quoin(&["status", "--output", "json"]).ok().json()
+    }
+
+    /// Waits until `quoin status` has nothing to complain of and every copy of every volume is in sync.
+    #[track_caller]
+    pub fn until_healthy(&self) {
+        until("everything to be well", PATIENCE, || {
+            let status = self.status();
+            let healths = healths(&status);
+            let well = !healths.is_empty() && healths.iter().all(|(_, _, health)| health == "in_sync");
+            if status["healthy"] == true && well {
+                Ok(())
+            } else {
+                Err(format!("{} {healths:?}", status["problems"]))
+            }
+        });
+    }
+
+    /// Waits until a gateway has said that it misses a storage node's copies: only then does a later "in sync" mean that
+    /// it has come back.
+    #[track_caller]
+    pub fn until_missed(&self, node: &str) {
+        until(&format!("{node} to be missed"), PATIENCE, || {
+            let status = self.status();
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            let id = nodes.iter().find(|other| other["name"] == node).map(|node| node["id"].clone());
+            let healths = healths(&status);
+            let missed =
+                |(_, on, health): &(String, u64, String)| id == Some((*on).into()) && health == "missing";
+            if healths.iter().any(missed) { Ok(()) } else { Err(format!("{healths:?}")) }
+        });
+    }
+
+    /// A figure of a process's `/metrics`, by its whole name.
+    ///
+    /// # Errors
+    /// In words, if it does not answer.
+    pub fn metric(&self, process: &str, name: &str) -> Result<f64, String> {
+        http::metric(self.processes[process].admin, name)
     }
 }
 
