@@ -113,6 +113,8 @@ pub struct Plan {
     pub blocks: u64,
     /// Of ten requests, how many are reads.
     pub reads_of_ten: u64,
+    /// Whether every write is to be durable before it is answered.
+    pub fua: bool,
 }
 
 /// What some clients were told.
@@ -240,10 +242,10 @@ impl Client {
         let value = self.record.shared.next_value.fetch_add(1, Ordering::Relaxed);
         let content = pattern::block(block, value);
         let begun = now();
-        let sent = self.nbd.send(Command::Write { fua: false }, offset, &content);
+        let sent = self.nbd.send(Command::Write { fua: self.plan.fua }, offset, &content);
         let answer = self.answer(sent);
         let answered = matches!(answer, Ok(Some(_)));
-        let what = What::Write { block, value, durable: false };
+        let what = What::Write { block, value, durable: self.plan.fua && answered };
         // An error is no proof that nothing was written.
         self.seen.push(self.record.operation(self.number, what, begun, answered));
         answer.map(|answer| answer.is_some()).map_err(|error| format!("write: {error}"))

@@ -1,5 +1,6 @@
 //! The roles as one would run them on separate machines: each by its own configuration file, without `quoin dev`.
 
+use crate::clock::{now, pause};
 use crate::command::{Background, Ran, binary, program, quoin, run};
 use crate::dev::{PATIENCE, healths, show_logs};
 use crate::network::Network;
@@ -11,15 +12,18 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// A free address on this machine. It is free at this moment; below the range of outgoing connections it stays so.
 pub fn free_address() -> SocketAddr {
     let start = u16::try_from(crate::pattern::mix(u64::from(std::process::id())) % 8000).expect("below 8000");
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_900 + (start + n) % 8000));
         if TcpListener::bind(address).is_ok() {
             return address;
@@ -39,45 +43,51 @@ pub struct Roles {
     /// What `--manager` takes.
     pub managers: String,
     processes: BTreeMap<String, Process>,
-    /// What is between gateways and everybody else, if anything.
+    /// What is between the processes, if anything.
     network: Option<Network>,
-    slow: Vec<Slow>,
+    /// The managers as gateways and storage nodes reach them.
+    manager_proxies: String,
+    /// Whose disk can be made slow.
+    traced: Option<&'static str>,
     _turn: Turn,
-}
-
-/// A storage node whose syncs take so much longer than those of the disk.
-struct Slow {
-    node: String,
-    sync: Duration,
 }
 
 impl Roles {
     /// Starts three cluster managers and three storage nodes.
     #[track_caller]
     pub fn start() -> Self {
-        Self::start_with(None, Vec::new())
+        Self::start_with(None, None)
     }
 
-    /// As [`Roles::start`], with a network whose links can be made to fail, by the names of processes: from gateways to
-    /// managers and to storage nodes, and between storage nodes.
+    /// As [`Roles::start`], with a network whose links can be made to fail, by the names of processes: from gateways and storage
+    /// nodes to managers and to storage nodes.
     #[track_caller]
     pub fn start_on_network() -> Self {
-        Self::start_with(Some(Network::start()), Vec::new())
+        Self::start_with(Some(Network::start()), None)
     }
 
-    /// As [`Roles::start`], but each sync of this storage node takes so much longer.
+    /// As [`Roles::start`]; [`Roles::slow_disk`] can make the disk of this storage node slow.
     #[track_caller]
-    pub fn start_with_slow_disk(node: &str, sync: Duration) -> Self {
-        Self::start_with(None, vec![Slow { node: node.to_owned(), sync }])
+    pub fn start_with_disk(node: &'static str) -> Self {
+        Self::start_with(None, Some(node))
     }
 
     #[track_caller]
-    fn start_with(network: Option<Network>, slow: Vec<Slow>) -> Self {
+    fn start_with(network: Option<Network>, traced: Option<&'static str>) -> Self {
         let turn = Turn::take();
         let dir = tempfile::Builder::new().prefix("quoin-e2e-").tempdir().expect("a temporary directory");
         let listen: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
         let managers = listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-        let mut roles = Self { dir, managers, processes: BTreeMap::new(), network, slow, _turn: turn };
+        let manager_proxies = match &network {
+            Some(network) => {
+                let proxy =
+                    |(id, address): (u32, &SocketAddr)| network.proxy(&format!("manager-{id}"), *address);
+                (1..).zip(&listen).map(proxy).map(|address| address.to_string()).collect::<Vec<_>>().join(",")
+            }
+            None => managers.clone(),
+        };
+        let processes = BTreeMap::new();
+        let mut roles = Self { dir, managers, processes, network, manager_proxies, traced, _turn: turn };
         let peers: Vec<String> =
             (1..).zip(&listen).map(|(id, address)| format!("\"{id}={address}\"")).collect();
         let peers = peers.join(", ");
@@ -86,7 +96,7 @@ impl Roles {
             roles.spawn("cluster-manager", &format!("manager-{id}"), &config);
         }
         for n in 1..=3 {
-            let (name, listen, managers) = (format!("node-{n}"), free_address(), &roles.managers);
+            let (name, listen, managers) = (format!("node-{n}"), free_address(), &roles.manager_proxies);
             let journal = "journal_file_size = \"16MiB\"\njournal_files = 4\n";
             let advertise = roles.network.as_ref().map_or(listen, |network| network.proxy(&name, listen));
             let config = format!(
@@ -101,21 +111,11 @@ impl Roles {
     /// Starts a gateway with this name; gives where it serves NBD.
     #[track_caller]
     pub fn start_gateway(&mut self, name: &str) -> SocketAddr {
-        let (listen, managers) = (free_address(), self.managers_for_gateways());
+        let (listen, managers) = (free_address(), &self.manager_proxies);
         let config = format!("name = \"{name}\"\nnbd_listen = \"{listen}\"\nmanagers = \"{managers}\"\n");
         self.spawn("gateway", name, &config);
         self.until_ready();
         listen
-    }
-
-    /// The managers as gateways reach them: by a proxy of each, if there is a network.
-    fn managers_for_gateways(&self) -> String {
-        let Some(network) = &self.network else { return self.managers.clone() };
-        let addresses = (1..).zip(self.managers.split(','));
-        let proxies = addresses.map(|(id, address)| {
-            network.proxy(&format!("manager-{id}"), address.parse().expect("an address")).to_string()
-        });
-        proxies.collect::<Vec<_>>().join(",")
     }
 
     /// The network between the processes.
@@ -147,16 +147,28 @@ impl Roles {
         self.processes.insert(name.to_owned(), Process { background, admin });
     }
 
-    /// The command that starts a role. A slow disk is played by strace, which holds each of the node's syncs, and nothing
-    /// else, for a while; it is not the node's parent, so pid and signals are the node's own.
+    /// The command that starts a role. A node whose disk is to be slow has strace look at its syncs, and at nothing else;
+    /// strace is not its parent, so that pid and signals are the node's own.
     fn command(&self, role: &str, name: &str) -> Command {
-        let Some(slow) = self.slow.iter().find(|slow| slow.node == name) else { return quoin(&[role]) };
-        let delay = format!("--inject=fdatasync,fsync:delay_enter={}", slow.sync.as_micros());
+        if self.traced != Some(name) {
+            return quoin(&[role]);
+        }
         let output = self.log_dir().join(format!("{name}.strace")).display().to_string();
-        let strace = ["-D", "-f", "-qq", "--seccomp-bpf", "--trace=fdatasync,fsync", &delay, "-o", &output];
+        let strace = ["-D", "-f", "-qq", "--seccomp-bpf", "--trace=fdatasync,fsync", "-o", &output];
         let mut command = program("strace", &strace);
         command.arg(binary()).arg(role);
         command
+    }
+
+    /// Makes the disk of the node that was named at the start slow, until this is dropped: a sync that begins takes as long as
+    /// one of these turns.
+    #[track_caller]
+    pub fn slow_disk(&self, turn: Duration) -> SlowDisk {
+        let node = self.traced.expect("started with such a disk");
+        let pid = self.processes[node].background.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+        SlowDisk::start(tracer.filter(|pid| *pid != 0).expect("strace looks at it"), turn)
     }
 
     /// Where the processes log.
@@ -245,6 +257,42 @@ impl Roles {
     /// In words, if it does not answer.
     pub fn metric(&self, process: &str, name: &str) -> Result<f64, String> {
         http::metric(self.processes[process].admin, name)
+    }
+}
+
+/// A disk that is slow. A thread whose sync strace is to look at waits for strace; and that is stopped most of the time.
+pub struct SlowDisk {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlowDisk {
+    fn start(tracer: u32, turn: Duration) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = over.clone();
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                processes::send(tracer, Signal::STOP);
+                let begun = now();
+                while begun.elapsed() < turn && !told.load(Ordering::Relaxed) {
+                    pause();
+                }
+                // Those that wait go on; the next ones do not.
+                processes::send(tracer, Signal::CONT);
+                pause();
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It only sends signals.
+            let _ = thread.join();
+        }
     }
 }
 
