@@ -9,6 +9,7 @@ mod links;
 mod pieces;
 mod reply;
 mod report;
+mod snapshots;
 mod volume;
 
 pub use reply::{ClientOperation, Reply, Ticket};
@@ -19,7 +20,7 @@ use links::LinkTable;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Failure, VoterConfig};
 use quoin_types::collections::HashMap;
-use quoin_types::{InstanceId, Moment, NodeId, ReplicaId, VolumeId};
+use quoin_types::{InstanceId, Moment, NodeId, ReplicaId, SnapshotId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
 use volume::Volume;
 
@@ -134,6 +135,16 @@ impl Core {
         }
         self.need_nodes(&nodes);
         self.collect(spec.id, now);
+    }
+
+    /// The snapshots that the cluster manager wants taken in this attachment: all of them, each time. Each is placed in all
+    /// segments at once, as soon as these have begun the epoch, and only once (rules N1, N2). [`VolumeReport::snapshots`]
+    /// says when it is durable.
+    pub fn place_snapshots(&mut self, id: VolumeId, taking: &[SnapshotId], now: Moment) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.want_snapshots(taking);
+            self.collect(id, now);
+        }
     }
 
     /// A storage node has moved.

@@ -7,7 +7,7 @@ use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
-use quoin_types::{Epoch, NodeId, VolumeId};
+use quoin_types::{Epoch, NodeId, SnapshotId, VolumeId};
 use std::mem::Discriminant;
 use std::rc::Rc;
 use std::time::Duration;
@@ -83,6 +83,7 @@ struct Outline {
     available: bool,
     lossy: bool,
     clients: u32,
+    snapshots: Vec<SnapshotId>,
     replicas: Vec<Discriminant<VoterHealth>>,
 }
 
@@ -95,6 +96,7 @@ fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
             available: report.available,
             lossy: report.lossy,
             clients: clients_of(shell, report.volume),
+            snapshots: report.snapshots.clone(),
             replicas: report.replicas.iter().map(|replica| std::mem::discriminant(&replica.health)).collect(),
         })
         .collect()
@@ -120,6 +122,7 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
                 available: report.available,
                 detail: report.detail.clone(),
                 replicas: report.replicas.iter().map(replica_report).collect(),
+                snapshots: report.snapshots.iter().map(|id| id.0).collect(),
                 ..v1::AttachmentReport::default()
             })
             .collect(),
@@ -187,8 +190,19 @@ fn see(shell: &Rc<Shell>, view: &v1::GatewayView) {
                 if let Some(spec) = attach::spec(volume, &view.nodes) {
                     shell.event(|core, now| core.resize(&spec, now));
                 }
+                let taking = taking(volume);
+                shell.event(|core, now| core.place_snapshots(export.id, &taking, now));
             }
             None => shell.event(|core, now| core.on_fenced(export.id, now)),
         }
     }
+}
+
+/// The snapshots that are to be taken in the volume's present attachment.
+fn taking(volume: &v1::Volume) -> Vec<SnapshotId> {
+    let epoch = volume.attachment.as_ref().map(|attachment| attachment.epoch);
+    let is_taking = |snapshot: &&v1::Snapshot| {
+        snapshot.state() == v1::SnapshotState::Taking && Some(snapshot.epoch) == epoch
+    };
+    volume.snapshots.iter().filter(is_taking).map(|snapshot| SnapshotId(snapshot.id)).collect()
 }

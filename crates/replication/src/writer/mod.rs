@@ -12,6 +12,7 @@ mod attach;
 mod catch_up;
 mod log;
 mod read;
+mod snapshot;
 mod voter;
 mod write;
 
