@@ -1,8 +1,8 @@
 //! Frames as they are on the wire. A change here is a change of format: it needs a new version, not a new expectation.
 
 use bytes::{Bytes, BytesMut};
-use quoin_types::{BLOCK_BYTES, Epoch, ExtentIndex, ReplicaId, Seq, SnapshotId};
 use quoin_types::limits::SNAPSHOTS_MAX;
+use quoin_types::{BLOCK_BYTES, Epoch, ExtentIndex, ReplicaId, Seq, SnapshotId};
 use quoin_wire::*;
 
 /// Header and meta in hexadecimal, a line per 16 bytes; and how much data follows.

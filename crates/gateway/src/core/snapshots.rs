@@ -33,7 +33,8 @@ impl Snapshots {
             return;
         }
         for id in std::mem::take(&mut self.due) {
-            let seqs = segments.iter_mut().filter_map(|segment| segment.place_snapshot(id, now, links)).collect();
+            let seqs =
+                segments.iter_mut().filter_map(|segment| segment.place_snapshot(id, now, links)).collect();
             self.placed.insert(id, seqs);
             self.placed_to = id;
         }

@@ -4,6 +4,8 @@
 //!
 //! A lossy attachment (rule A2) begins an *era*: what was not durable before may be gone, and what was read of it too.
 
+use quoin_types::{Seq, SnapshotId};
+use quoin_wire::EpochStart;
 use std::collections::{BTreeMap, BTreeSet};
 
 const NEVER: u64 = u64::MAX;
@@ -37,6 +39,8 @@ struct ReadOp {
 pub(crate) struct Checker {
     pub(crate) writes: BTreeMap<u64, WriteOp>,
     reads: Vec<ReadOp>,
+    /// Snapshots that are durable on a majority, with the epoch and seq of their record.
+    pub(crate) snapshots: BTreeMap<SnapshotId, (u64, Seq)>,
     /// Epochs whose attachment was lossy and got started.
     pub(crate) lossy: BTreeSet<u64>,
 }
@@ -64,6 +68,19 @@ impl Checker {
         let since = self.lossy.range(..=epoch).next_back().copied().unwrap_or_default();
         let covered = |write: &&mut WriteOp| (since..=epoch).contains(&write.epoch) && write.acked <= invoked;
         self.writes.values_mut().filter(covered).for_each(|write| write.durable = true);
+    }
+
+    /// What each block is after this seq of a history: the last write to it, by its number. The dumb twin of snapshots.
+    pub(crate) fn state_at(&self, seq: Seq, history: &[EpochStart]) -> BTreeMap<u32, u64> {
+        let epoch_of =
+            |seq: u64| history.iter().rev().find(|start| start.first.0 <= seq).map(|start| start.epoch.0);
+        let is_in =
+            |write: &WriteOp| (1..=seq.0).contains(&write.seq) && epoch_of(write.seq) == Some(write.epoch);
+        let mut writes: Vec<_> = self.writes.iter().filter(|(_, write)| is_in(write)).collect();
+        writes.sort_unstable_by_key(|(_, write)| write.seq);
+        let blocks =
+            writes.iter().flat_map(|(number, write)| write.blocks.iter().map(|block| (*block, **number)));
+        blocks.collect()
     }
 
     /// Checks everything.

@@ -1,7 +1,7 @@
 //! What peers ask during their resync (rules S1, N4). Fetches are served with the reads.
 
-use super::{Fatal, Node, refusal_or_fatal};
 use super::snapshots::view;
+use super::{Fatal, Node, refusal_or_fatal};
 use quoin_types::SessionId;
 use quoin_wire::{List, ListReply, ListSnapshots, Message, Refusal, SnapshotList, SnapshotPoint};
 

@@ -71,7 +71,9 @@ impl Node {
         let Some(kept) = self.kept.get(&id) else { return Ok(()) };
         let unwanted = self.snapshots_of(id).into_iter().filter(|snapshot| !kept.wants(snapshot.id));
         let unwanted: Vec<SnapshotId> = unwanted.map(|snapshot| snapshot.id).collect();
-        unwanted.into_iter().try_for_each(|snapshot| Ok(self.engine.delete_snapshot(id, snapshot).map(drop)?))
+        unwanted
+            .into_iter()
+            .try_for_each(|snapshot| Ok(self.engine.delete_snapshot(id, snapshot).map(drop)?))
     }
 
     /// N4: an epoch starts from a mixed state, which ends before what a resync had brought: snapshots beyond its end belong
