@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quoin_replication::writer::{
     Completion, Credit, Failure, Links, Operation, Request, Segment, SegmentConfig, Token,
 };
-use quoin_types::{BLOCK_BYTES, InstanceId, Moment, NodeId};
+use quoin_types::{BLOCK_BYTES, InstanceId, Moment, NodeId, Seq, SnapshotId};
 use quoin_wire::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -63,6 +63,8 @@ pub(crate) struct Gateway {
     pub(crate) outstanding_max: usize,
     asked: BTreeMap<Token, Asked>,
     next_token: u64,
+    /// Snapshots that were placed.
+    snapshots: Vec<(SnapshotId, Seq)>,
     /// Zeroes that were submitted and not yet seen on the wire: their seqs are not known.
     zeroes: VecDeque<(u64, u64, u64)>,
 }
@@ -80,6 +82,7 @@ impl Gateway {
             sessions: vec![None; nodes],
             asked: BTreeMap::new(),
             next_token: 0,
+            snapshots: Vec::new(),
             zeroes: VecDeque::new(),
         }
     }
@@ -176,6 +179,12 @@ impl Gateway {
         self.submit(Asked::Read { first, count, invoked: real }, request, now);
     }
 
+    /// Places a snapshot, if the segment is ready for it.
+    pub(crate) fn place_snapshot(&mut self, id: SnapshotId, now: Moment) {
+        let seq = self.segment.place_snapshot(id, now, &mut self.outbox);
+        self.snapshots.extend(seq.map(|seq| (id, seq)));
+    }
+
     fn submit(&mut self, asked: Asked, request: Request, now: Moment) {
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -232,6 +241,9 @@ impl Gateway {
         zero_numbers: &BTreeMap<u64, u64>,
         real: u64,
     ) -> Result<(), String> {
+        for (id, seq) in self.snapshots.extract_if(.., |(_, seq)| self.segment.is_durable(*seq)) {
+            checker.snapshots.insert(id, (self.epoch, seq));
+        }
         let completions: Vec<Completion> = self.segment.completions().collect();
         for completion in completions {
             let token = match &completion {

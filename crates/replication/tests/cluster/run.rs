@@ -18,6 +18,7 @@ fn random_setup(rng: &mut Rng) -> Setup {
         fault_gap: rng.pick(&[4, 12, 12, 40]) * MILLISECOND,
         chaos: rng.pick(&[300, 600, 1_200]) * MILLISECOND,
         request_gap: rng.pick(&[300_000, 1_000_000, 3_000_000]),
+        snapshots: rng.pick(&[0, 5, 20, 60]),
     }
 }
 
@@ -57,9 +58,10 @@ fn summary(world: &World) -> String {
     let (resends, resyncs) = statistics.fold((0, 0), |(a, b), s| (a + s.resends, b + s.resyncs));
     let (writes, attached) = (world.checker.writes.len(), world.gateways.len());
     let (reads, lossy) = (world.checker.reads(), world.checker.lossy.len());
+    let (snapshots, kept) = (world.checker.snapshots.len(), world.nodes[0].store.live.snapshots.len());
     format!(
         "{:?}: {acked} of {writes} writes, {reads} blocks read, {attached} attached, {lossy} lossy, {resends} resends, \
-         {resyncs} resyncs",
+         {resyncs} resyncs, {snapshots} snapshots durable, {kept} kept",
         world.setup
     )
 }
@@ -190,7 +192,9 @@ pub(crate) fn finish(world: &mut World) -> Result<(), String> {
     await_quiet(world, "in the end")?;
     world.run_until(world.now + 20 * MILLISECOND);
     problem(world)?;
+    (0..world.nodes.len()).for_each(|node| world.tell_unwanted(node));
     compare(world)?;
+    check_snapshots(world)?;
     let durable = world.checker.check()?;
     check_histories(world, &durable)
 }
@@ -240,6 +244,31 @@ fn compare(world: &World) -> Result<(), String> {
         let other = node.store.live.comparable();
         if first != other {
             return Err(format!("replicas {index} and {} differ:\n{first:?}\n{other:?}", node.index));
+        }
+    }
+    Ok(())
+}
+
+/// Each snapshot that was durable on a majority, and not deleted, is there, and is what the history says of its seq. That
+/// all replicas have the same is checked before.
+fn check_snapshots(world: &World) -> Result<(), String> {
+    let (history, _) = world.last_history();
+    let kept = &world.members().next().expect("a member").store.live.snapshots;
+    for (id, (epoch, seq)) in &world.checker.snapshots {
+        if world.unwanted.contains(id) {
+            continue;
+        }
+        let Some((_, content)) = kept.get(seq).filter(|(other, _)| other == id) else {
+            return Err(format!("snapshot {id}, write {seq} of epoch {epoch}, is lost: {:?}", kept.keys()));
+        };
+        let expected = world.checker.state_at(*seq, history);
+        for block in BLOCKS {
+            let value = content.value(block);
+            let number = world.zero_numbers.get(&value).copied().unwrap_or(value);
+            let known = expected.get(&block).copied().unwrap_or_default();
+            if number != known && !world.mixed_start {
+                return Err(format!("block {block} of snapshot {id} at {seq} is {number}, and was {known}"));
+            }
         }
     }
     Ok(())

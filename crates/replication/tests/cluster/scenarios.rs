@@ -15,6 +15,7 @@ fn quiet_world(seed: u64) -> World {
         fault_gap: 0,
         chaos: 0,
         request_gap: 500_000,
+        snapshots: 0,
     };
     let mut world = World::new(setup, seed);
     world.nodes.iter_mut().for_each(|node| node.refuses = false);

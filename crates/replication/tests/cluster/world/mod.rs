@@ -12,10 +12,10 @@ use manager::{Configuration, Report};
 use quoin_replication::Timing;
 use quoin_replication::replica::ReplicaMeta;
 use quoin_replication::writer::SegmentConfig;
-use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, SegmentId, Seq};
+use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, SegmentId, Seq, SnapshotId};
 use quoin_wire::{EpochStart, LeaseHolder, Message};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
@@ -38,6 +38,8 @@ pub(crate) struct Setup {
     pub(crate) chaos: u64,
     /// Between client requests, on average.
     pub(crate) request_gap: u64,
+    /// Snapshots in a thousand client requests.
+    pub(crate) snapshots: u64,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ enum Event {
     Full { node: usize, full: bool },
     Configure { gateway: usize, configuration: Configuration },
     Report(Report),
+    Unwanted { node: usize },
 }
 
 /// Who handles an event: it waits while that one is paused.
@@ -113,7 +116,12 @@ pub(crate) struct World {
     /// Whether two voters may become one (rule C3).
     pub(crate) shrinks: bool,
     pub(crate) checker: Checker,
-    zero_numbers: BTreeMap<u64, u64>,
+    pub(crate) zero_numbers: BTreeMap<u64, u64>,
+    next_snapshot: u64,
+    /// Snapshots that the cluster manager has deleted.
+    pub(crate) unwanted: BTreeSet<SnapshotId>,
+    /// An epoch started from a mixed state, in which writes may be left that are in no history.
+    pub(crate) mixed_start: bool,
     histories: BTreeMap<u64, Vec<EpochStart>>,
     operations: HashMap<(u64, u64), (u64, u64)>,
     pub(crate) problem: Option<String>,
@@ -165,6 +173,9 @@ impl World {
             attach_pending: false,
             checker: Checker::default(),
             zero_numbers: BTreeMap::new(),
+            next_snapshot: 0,
+            unwanted: BTreeSet::new(),
+            mixed_start: false,
             histories: BTreeMap::new(),
             operations: HashMap::new(),
             problem: None,
@@ -205,7 +216,7 @@ impl World {
             Event::Hello { session } | Event::ToNode { session, .. } | Event::NodeSeesEnd { session } => {
                 Owner::Node(self.sessions[*session].node)
             }
-            Event::Timer { node, .. } => Owner::Node(*node),
+            Event::Timer { node, .. } | Event::Unwanted { node } => Owner::Node(*node),
             Event::Ask { to, .. } | Event::Answer { to, .. } => Owner::Node(*to),
             Event::Configure { gateway, .. } => Owner::Gateway(*gateway),
             Event::Restart { .. } | Event::Attach { .. } | Event::Full { .. } | Event::Report(_) => {
@@ -295,6 +306,7 @@ impl World {
             Event::Full { node, full } => self.set_full(node, full),
             Event::Configure { gateway, configuration } => self.configure(gateway, &configuration),
             Event::Report(report) => self.reported(&report),
+            Event::Unwanted { node } => self.tell_unwanted(node),
         }
     }
 
@@ -317,12 +329,40 @@ impl World {
             return;
         }
         let now = self.gateway_clock(gateway);
+        if self.rng.permille(self.setup.snapshots) {
+            self.change_snapshots(gateway, now);
+        }
         if self.gateways[gateway].outstanding() < self.gateways[gateway].outstanding_max {
             self.gateways[gateway].ask_something(&mut self.checker, &mut self.rng, self.now, now);
             self.after_gateway(gateway);
         }
         let gap = self.rng.below(2 * self.setup.request_gap);
         self.later(gap, Event::Client { gateway });
+    }
+
+    /// A snapshot is placed; now and then an older one is deleted, of which the nodes hear in their own time.
+    fn change_snapshots(&mut self, gateway: usize, now: Moment) {
+        // A learner pulls them one after the other, each with some questions: more would not fit into the time for healing.
+        if self.next_snapshot == 60 {
+            return;
+        }
+        self.next_snapshot += 1;
+        self.gateways[gateway].place_snapshot(SnapshotId(self.next_snapshot), now);
+        self.after_gateway(gateway);
+        if self.rng.permille(300) {
+            self.unwanted.insert(SnapshotId(self.rng.below(self.next_snapshot) + 1));
+            for node in 0..self.nodes.len() {
+                let delay = self.rng.below(100 * MILLISECOND);
+                self.later(delay, Event::Unwanted { node });
+            }
+        }
+    }
+
+    pub(crate) fn tell_unwanted(&mut self, node: usize) {
+        if self.nodes[node].up {
+            self.nodes[node].on_unwanted(&self.unwanted, &mut self.rng);
+            self.after_node(node, None);
+        }
     }
 
     /// Carries out what a gateway wants done, and looks at what it says.
