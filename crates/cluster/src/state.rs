@@ -4,10 +4,11 @@ use crate::codec;
 use crate::health::{ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
-use crate::volume::{Replica, Volume};
+use crate::segment::Replica;
+use crate::volume::Volume;
 use prost::Message as _;
 use quoin_types::{
-    ClusterId, DiskId, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, VolumeId,
+    ClusterId, DiskId, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, SnapshotId, VolumeId,
 };
 use std::collections::BTreeMap;
 
@@ -47,6 +48,8 @@ pub struct Counters {
     pub replica: u64,
     /// Of nodes.
     pub node: u64,
+    /// Of snapshots.
+    pub snapshot: u64,
 }
 
 /// The state of the cluster manager. Changed by [`crate::apply`] alone.
@@ -178,6 +181,11 @@ impl State {
     pub(crate) fn next_replica(&mut self) -> ReplicaId {
         self.counters.replica += 1;
         ReplicaId(self.counters.replica)
+    }
+
+    pub(crate) fn next_snapshot(&mut self) -> SnapshotId {
+        self.counters.snapshot += 1;
+        SnapshotId(self.counters.snapshot)
     }
 
     pub(crate) fn next_node(&mut self) -> NodeId {

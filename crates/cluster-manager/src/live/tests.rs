@@ -213,6 +213,7 @@ fn attach(leader: &mut Leader, gateway: &GatewayId, second: u32) {
         size_bytes: 4096,
         segment_bytes: 65536,
         replicas: 1,
+        min_replicas: None,
         durability: Durability::Flush,
         candidates: vec![Candidate { node: NodeId(1), free_bytes: 1 << 40 }],
     };

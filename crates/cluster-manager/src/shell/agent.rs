@@ -306,7 +306,7 @@ impl Api {
 
     async fn detach(&self, call: Call, asked: v1::DetachRequest) -> Result<v1::DetachReply, Failure> {
         let (volume, gateway, epoch) = (asked.volume, GatewayId(asked.gateway), Epoch(asked.epoch));
-        self.propose(call, Command::Detach { volume, gateway, epoch }).await?;
+        self.propose(call, Command::Detach { volume, gateway, epoch, clean: asked.clean }).await?;
         Ok(v1::DetachReply {})
     }
 

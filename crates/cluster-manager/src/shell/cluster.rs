@@ -107,6 +107,7 @@ impl Api {
             size_bytes: asked.size_bytes,
             segment_bytes: or_default(asked.segment_bytes, SEGMENT_BYTES_DEFAULT),
             replicas,
+            min_replicas: None,
             durability,
             candidates: self.candidates(call, replicas).await?,
         };
