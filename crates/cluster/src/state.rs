@@ -1,6 +1,7 @@
 //! Everything the cluster manager knows for good.
 
 use crate::codec;
+use crate::command::{Outcome, RequestId};
 use crate::health::{ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
@@ -151,6 +152,16 @@ impl State {
     pub fn volumes_attached_to(&self, gateway: &GatewayId) -> impl Iterator<Item = &Volume> {
         let volumes = self.index.by_gateway.get(gateway).map(|at| &at.volumes);
         volumes.into_iter().flatten().filter_map(|id| self.volumes.get(id))
+    }
+
+    /// The volumes that a leader has something to do for: a change, a snapshot, a steward, a policy that lets them shrink.
+    pub fn tended_volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.index.tended.iter().filter_map(|id| self.volumes.get(id))
+    }
+
+    /// What came of a request, if it was carried out lately: whoever repeats it is told so, whatever holds by now.
+    pub fn answer_to(&self, request: RequestId) -> Option<Outcome> {
+        self.answered.get(request)
     }
 
     /// The revision at which what belongs on a node last changed. A watcher that has seen it need not look again.

@@ -126,6 +126,20 @@ impl Volume {
         self.segments.iter().any(|segment| segment.change.is_some())
     }
 
+    /// Whether a snapshot is being taken, or waits for that.
+    pub fn is_taking(&self) -> bool {
+        self.snapshots.iter().any(|snapshot| snapshot.state == SnapshotState::Taking)
+    }
+
+    /// Whether a leader has something to do for it: a change or a snapshot to bring to its end, a steward to appoint or to
+    /// relieve, or, when a node goes, one copy to go on with.
+    pub(crate) fn is_tended(&self) -> bool {
+        let steward = self.attachment.as_ref().is_some_and(|attachment| attachment.steward);
+        let may_shrink = self.replicas > 1 && self.fewest_replicas() == 1;
+        let has_work = steward || self.dirty || may_shrink || self.is_taking() || self.is_changing();
+        !self.deleting && has_work
+    }
+
     /// The snapshot of this name.
     pub fn snapshot_named(&self, name: &str) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| snapshot.name == name)

@@ -237,6 +237,7 @@ fn gateway_report(second: u32, clients: Option<u32>) -> GatewayReport {
     let report = |clients| v1::AttachmentReport { volume: 1, epoch: 1, clients, ..Default::default() };
     GatewayReport {
         at: at(second),
+        alone_since: at(second),
         instance: InstanceId([1; 16]),
         nbd_address: String::new(),
         version: String::new(),

@@ -316,8 +316,10 @@ impl Api {
         asked: v1::GatewayHeartbeatRequest,
     ) -> Result<v1::HeartbeatReply, Failure> {
         check_member_name(&asked.gateway, "a gateway")?;
+        let at = clock::now();
         let report = GatewayReport {
-            at: clock::now(),
+            at,
+            alone_since: at,
             instance: instance_id(&asked.instance)?,
             nbd_address: asked.nbd_address,
             version: asked.version,
