@@ -306,7 +306,7 @@ impl Api {
 
     async fn detach(&self, call: Call, asked: v1::DetachRequest) -> Result<v1::DetachReply, Failure> {
         let (volume, gateway, epoch) = (asked.volume, GatewayId(asked.gateway), Epoch(asked.epoch));
-        self.propose(call, Command::Detach { volume, gateway, epoch }).await?;
+        self.propose(call, Command::Detach { volume, gateway, epoch, clean: asked.clean }).await?;
         Ok(v1::DetachReply {})
     }
 
@@ -316,8 +316,10 @@ impl Api {
         asked: v1::GatewayHeartbeatRequest,
     ) -> Result<v1::HeartbeatReply, Failure> {
         check_member_name(&asked.gateway, "a gateway")?;
+        let at = clock::now();
         let report = GatewayReport {
-            at: clock::now(),
+            at,
+            alone_since: at,
             instance: instance_id(&asked.instance)?,
             nbd_address: asked.nbd_address,
             version: asked.version,

@@ -8,7 +8,7 @@ use crate::view::View;
 use quoin_api::v1;
 use quoin_api::v1::cluster_client::ClusterClient;
 use quoin_api::v1::cluster_server::Cluster;
-use quoin_cluster::{Command, Outcome, Refusal, Volume, VolumeStage};
+use quoin_cluster::{Command, Node, Outcome, Refusal, State, Volume, VolumeStage};
 use quoin_disk::clock;
 use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
 use quoin_types::{NodeId, VolumeId};
@@ -75,6 +75,41 @@ impl Cluster for ClusterService {
         route!(self, request, resize_volume)
     }
 
+    async fn move_replica(
+        &self,
+        request: Request<v1::MoveReplicaRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, move_replica)
+    }
+
+    async fn set_replicas(
+        &self,
+        request: Request<v1::SetReplicasRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, set_replicas)
+    }
+
+    async fn abort_change(
+        &self,
+        request: Request<v1::AbortChangeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, abort_change)
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::Snapshot>, Status> {
+        route!(self, request, create_snapshot)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotReply>, Status> {
+        route!(self, request, delete_snapshot)
+    }
+
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,
@@ -107,6 +142,7 @@ impl Api {
             size_bytes: asked.size_bytes,
             segment_bytes: or_default(asked.segment_bytes, SEGMENT_BYTES_DEFAULT),
             replicas,
+            min_replicas: Some(asked.min_replicas).filter(|min| *min > 0),
             durability,
             candidates: self.candidates(call, replicas).await?,
         };
@@ -175,14 +211,8 @@ impl Api {
 
     async fn get_node(&self, call: Call, asked: v1::GetNodeRequest) -> Result<v1::Node, Failure> {
         self.read_barrier(call).await?;
-        let found = self.view(|view| {
-            let by_id = || view.state.nodes().get(&NodeId(asked.name.parse().ok()?));
-            view.state.node_named(&asked.name).or_else(by_id).map(|node| view.node(node))
-        });
-        found.ok_or_else(|| {
-            let message = format!("there is no storage node `{}`", asked.name);
-            Status::not_found(with_hint(&message, "`quoin node list` shows the nodes there are")).into()
-        })
+        let found = self.view(|view| node_called(view.state, &asked.name).map(|node| view.node(node)));
+        found.ok_or_else(|| node_unknown(&asked.name))
     }
 
     async fn get_status(&self, call: Call, _: v1::GetStatusRequest) -> Result<v1::ClusterStatus, Failure> {
@@ -232,13 +262,13 @@ impl Api {
         look(View { state: &state, live: &live, now })
     }
 
-    fn volume_by_id(&self, id: VolumeId) -> Result<v1::Volume, Failure> {
+    pub(super) fn volume_by_id(&self, id: VolumeId) -> Result<v1::Volume, Failure> {
         let found = self.view(|view| view.state.volumes().get(&id).map(|volume| view.volume(volume)));
         found.ok_or_else(|| Status::not_found("the volume has been deleted meanwhile").into())
     }
 
     /// Waits until the volume is as wanted, or gone, or most of the call's time has passed.
-    async fn wait_for_volume(
+    pub(super) async fn wait_for_volume(
         &self,
         call: Call,
         id: VolumeId,
@@ -252,6 +282,17 @@ impl Api {
             () = self.ended.cancelled() => Err(Failure::TryAgain),
         }
     }
+}
+
+/// The storage node of this name, or of this id in decimal.
+pub(super) fn node_called<'a>(state: &'a State, name: &str) -> Option<&'a Node> {
+    let by_id = || state.nodes().get(&NodeId(name.parse().ok()?));
+    state.node_named(name).or_else(by_id)
+}
+
+pub(super) fn node_unknown(name: &str) -> Failure {
+    let message = format!("there is no storage node `{name}`");
+    Status::not_found(with_hint(&message, "`quoin node list` shows the nodes there are")).into()
 }
 
 /// The refusal to take a volume from clients that use it.
@@ -271,7 +312,7 @@ pub(crate) fn volume_in_use(name: &str, in_use: &InUse, hint: &str) -> Failure {
     Status::failed_precondition(with_hint(&message, hint)).into()
 }
 
-fn volume_of(outcome: Outcome) -> Result<VolumeId, Failure> {
+pub(super) fn volume_of(outcome: Outcome) -> Result<VolumeId, Failure> {
     match outcome {
         Outcome::Volume(id) => Ok(id),
         _ => Err(Status::invalid_argument("the request id belongs to another request").into()),

@@ -1,5 +1,5 @@
-//! What a leader does unasked: it gives a new cluster its identity, takes note of who is unreachable, and keeps the figures
-//! that only it knows.
+//! What a leader does unasked: it gives a new cluster its identity, takes note of who is unreachable, sees changes, snapshots
+//! and stewards through, and keeps the figures that only it knows.
 
 use super::route::{ANSWER_WITHIN, Api, random_16};
 use crate::metrics::StateLabel;
@@ -15,7 +15,7 @@ const LOOKS_PER_HEARTBEAT: u32 = 4;
 
 /// Does the duties for ever. Ends when dropped.
 pub(crate) async fn run(api: Arc<Api>) {
-    tokio::join!(init_cluster(&api), keep_health(&api), keep_figures(&api));
+    tokio::join!(init_cluster(&api), keep_health(&api), keep_changes(&api), keep_figures(&api));
 }
 
 /// Gives the cluster its identity as soon as this member leads, unless it has one.
@@ -61,6 +61,34 @@ async fn keep_health(api: &Api) {
         let answer = tokio::time::timeout(ANSWER_WITHIN, api.raft.propose(&proposal)).await;
         if matches!(answer, Ok(Ok(Ok(_)))) {
             tell(api, &proposal.command);
+        }
+    }
+}
+
+/// Brings changes and snapshots to their end and appoints stewards, while this member leads. Each step compares with what was
+/// looked at, so one that is refused is simply looked at again.
+async fn keep_changes(api: &Api) {
+    let mut leadership = api.shared.leadership.subscribe();
+    let mut interval = tokio::time::interval(api.heartbeat_interval / LOOKS_PER_HEARTBEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while leadership.wait_for(|now| now.leading).await.is_ok() {
+        interval.tick().await;
+        let steps = {
+            let now = clock::now();
+            let mut live = api.shared.live(now);
+            live.next_steps(&api.shared.state(), now)
+        };
+        for command in steps {
+            let Ok(request) = random_16() else { break };
+            tracing::debug!(?command, "a step that follows from reports");
+            let proposal = Proposal { request: RequestId(request), command };
+            let answer = tokio::time::timeout(ANSWER_WITHIN, api.raft.propose(&proposal)).await;
+            match answer {
+                Ok(Ok(Ok(_))) => {}
+                Ok(Ok(Err(refusal))) => tracing::debug!(%refusal, "a step came too late"),
+                // Leadership is lost, or about to be.
+                _ => break,
+            }
         }
     }
 }

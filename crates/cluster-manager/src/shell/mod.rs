@@ -2,12 +2,14 @@
 
 mod admin;
 mod agent;
+mod changes;
 mod cluster;
 mod duties;
 mod failure;
 mod placement;
 mod route;
 mod run;
+mod snapshots;
 mod transport;
 mod watch;
 
