@@ -46,7 +46,7 @@ pub enum PullError {
 }
 
 /// One resync, from order to end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Puller {
     order: Resync,
     since: Version,
