@@ -2,6 +2,7 @@
 //! and production types need no hooks. 128 bits: among 2³⁰ states, two share a hash with a chance of 2⁻⁶⁸.
 
 use std::fmt::{Debug, Write};
+use std::hash::{Hash, Hasher};
 
 const LANES: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
 
@@ -26,7 +27,7 @@ impl Digest {
         self.number((other >> 64) as u64);
     }
 
-    pub(crate) fn finish(self) -> u128 {
+    pub(crate) fn done(self) -> u128 {
         u128::from(self.0[0]) << 64 | u128::from(self.0[1])
     }
 }
@@ -43,9 +44,46 @@ impl Write for Digest {
     }
 }
 
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.number(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.number(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.number(number as u64);
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.number(u64::from(number));
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.digest(number);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0[0]
+    }
+}
+
+/// The digest of what a value hashes.
+pub(crate) fn hash_of(value: &impl Hash) -> u128 {
+    let mut digest = Digest::new();
+    value.hash(&mut digest);
+    digest.done()
+}
+
 /// The digest of a value's `Debug` text.
 pub(crate) fn digest_of(value: &impl Debug) -> u128 {
     let mut digest = Digest::new();
     write!(digest, "{value:?}").expect("a digest takes all text");
-    digest.finish()
+    digest.done()
 }

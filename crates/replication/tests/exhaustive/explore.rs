@@ -1,8 +1,11 @@
 //! Goes through all states that can be reached within bounds, depth first.
 
-use crate::actions::{Action, apply, enabled};
+use crate::actions::{Action, enabled};
+use crate::apply::apply;
+use crate::machines::Machines;
 use crate::state::{Bounds, State};
 use quoin_types::collections::HashSet;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How many there were.
@@ -14,6 +17,16 @@ pub(crate) struct Count {
     pub(crate) depth: usize,
     /// States in which nothing can happen any more.
     pub(crate) ends: u64,
+    /// Different steps of nodes alone, and of gateways alone.
+    pub(crate) machines: (usize, usize),
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { states, transitions, depth, ends, machines: (nodes, gateways) } = self;
+        write!(f, "{states} states, {transitions} transitions, {depth} deep, {ends} ends; ")?;
+        write!(f, "{nodes} steps of nodes, {gateways} of gateways")
+    }
 }
 
 struct Frame {
@@ -33,7 +46,8 @@ impl Frame {
 pub(crate) fn explore(bounds: &Bounds) -> Result<Count, String> {
     let mut count = Count::default();
     let mut met: HashSet<u128> = HashSet::default();
-    let first = begin(bounds)?;
+    let mut machines = Machines::new(bounds);
+    let first = begin(&mut machines)?;
     met.insert(first.hash());
     count.states = 1;
     let mut stack = vec![Frame::new(first, bounds)];
@@ -46,10 +60,10 @@ pub(crate) fn explore(bounds: &Bounds) -> Result<Count, String> {
         frame.next += 1;
         count.transitions += 1;
         let mut state = frame.state.clone();
-        if let Err(problem) = step(&mut state, bounds, action) {
+        if let Err(problem) = step(&mut state, &mut machines, action) {
             let taken: Vec<String> =
                 stack.iter().map(|frame| format!("  {:?}", frame.actions[frame.next - 1])).collect();
-            return Err(format!("{}: {problem}\n{}", bounds.name, taken.join("\n")));
+            return Err(format!("{problem}\n{}", taken.join("\n")));
         }
         if met.insert(state.hash()) {
             count.states += 1;
@@ -57,13 +71,14 @@ pub(crate) fn explore(bounds: &Bounds) -> Result<Count, String> {
             count.depth = count.depth.max(stack.len());
         }
     }
+    count.machines = machines.met();
     Ok(count)
 }
 
 /// Takes an action and checks what then is. A panic is a broken rule too.
-fn step(state: &mut State, bounds: &Bounds, action: Action) -> Result<(), String> {
+fn step(state: &mut State, machines: &mut Machines<'_>, action: Action) -> Result<(), String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        apply(state, bounds, action)?;
+        apply(state, machines, action)?;
         state.seen.get().check(state)
     }));
     outcome.unwrap_or_else(|panic| {
@@ -74,15 +89,16 @@ fn step(state: &mut State, bounds: &Bounds, action: Action) -> Result<(), String
 }
 
 /// The first state: nothing was ever attached, or the first gateway serves, everything having gone well.
-fn begin(bounds: &Bounds) -> Result<State, String> {
+fn begin(machines: &mut Machines<'_>) -> Result<State, String> {
+    let bounds = machines.bounds;
     let mut state = State::new(bounds);
     if bounds.served {
-        step(&mut state, bounds, Action::Attach(0))?;
+        step(&mut state, machines, Action::Attach(0))?;
         let goes_well = |action: &Action| {
             matches!(action, Action::ToNode { .. } | Action::ToGateway { .. } | Action::Sync(_))
         };
         while let Some(action) = enabled(&state, bounds).into_iter().find(goes_well) {
-            step(&mut state, bounds, action)?;
+            step(&mut state, machines, action)?;
         }
     }
     Ok(state)

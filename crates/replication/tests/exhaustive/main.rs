@@ -1,40 +1,45 @@
-//! Every run of the real state machines within small bounds: three replicas, two gateways, a few writes and reads.
+//! Every run of the real state machines within small bounds: three replicas, two gateways of which the second takes over,
+//! a few writes and reads, and a fault or two.
+//!
+//! Each session keeps order and is independent of the others; every action that is possible is tried in every state. A
+//! state that was met before is not gone through again. `QUOIN_EXHAUSTIVE=1` explores larger bounds too, for which an
+//! optimized build is meant, and `QUOIN_BOUNDS=<words>` those whose name has the words.
 
 mod actions;
+mod apply;
+mod bounds;
 mod check;
 mod digest;
 mod explore;
+mod machines;
 mod node;
 mod state;
 
-use explore::explore;
-use quoin_types::Durability;
-use state::{Ask, Bounds, Faults};
+use state::Bounds;
 
-const NONE: Faults =
-    Faults { breaks: 0, crashes: 0, powers: 0, powers_of_all: 0, pulls: 0, ticks: 0, heartbeats: [0, 0] };
-
-const TAKEOVER: Bounds = Bounds {
-    name: "takeover",
-    asks: [&[Ask::Write(0)], &[Ask::Write(0)]],
-    served: true,
-    takeover: true,
-    syncs: false,
-    durability: Durability::Flush,
-    retained_bytes_max: 1 << 20,
-    hedged: false,
-    faults: NONE,
-};
-
-fn run(bounds: Bounds) {
-    let begun = std::time::Instant::now();
-    match explore(&bounds) {
-        Ok(count) => println!("{}: {count:?} in {:?}", bounds.name, begun.elapsed()),
-        Err(problem) => panic!("{problem}"),
+fn run(all: &[Bounds]) {
+    let words = std::env::var("QUOIN_BOUNDS").unwrap_or_default();
+    let mut sum = (0, 0);
+    for bounds in all.iter().filter(|bounds| bounds.name.contains(&words)) {
+        match explore::explore(bounds) {
+            Ok(count) => {
+                println!("{}: {count}", bounds.name);
+                sum = (sum.0 + count.states, sum.1 + count.transitions);
+            }
+            Err(problem) => panic!("{}: {problem}", bounds.name),
+        }
     }
+    println!("in all {} states, {} transitions", sum.0, sum.1);
 }
 
 #[test]
-fn takeover() {
-    run(TAKEOVER);
+fn every_run_within_small_bounds() {
+    run(&bounds::SMALL);
+}
+
+#[test]
+fn every_run_within_larger_bounds() {
+    if std::env::var_os("QUOIN_EXHAUSTIVE").is_some() {
+        run(&bounds::LARGE);
+    }
 }

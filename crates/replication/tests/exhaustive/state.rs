@@ -3,7 +3,7 @@
 //! Parts are shared between states and copied when an action changes them; each keeps its own hash.
 
 use crate::check::Seen;
-use crate::digest::{Digest, digest_of};
+use crate::digest::{Digest, digest_of, hash_of};
 use crate::node::Node;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Segment, SegmentConfig, VoterConfig};
@@ -11,7 +11,6 @@ use quoin_types::{
     Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, SessionId,
 };
 use quoin_wire::{Message, ReadReply, ReadResult};
-use std::fmt::Debug;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,14 +38,15 @@ pub(crate) struct Bounds {
     pub(crate) served: bool,
     /// Whether the second gateway comes.
     pub(crate) takeover: bool,
-    /// Whether a sync is an action of its own. Otherwise it follows at once on what it is for: without loss of power and
-    /// without durable acknowledgements, a late sync only delays answers, as a slow message does.
-    pub(crate) syncs: bool,
+    /// The nodes that each gateway has sessions with, as bits.
+    pub(crate) reach: [u8; GATEWAYS],
     pub(crate) durability: Durability,
     /// The most bytes that a gateway keeps for replicas that come back: zero makes them pull.
     pub(crate) retained_bytes_max: usize,
     /// A late read is sent to a second replica at once.
     pub(crate) hedged: bool,
+    /// An attach does not wait for unshaken answers (rule A2) before it is lossy. Otherwise it waits for a tick.
+    pub(crate) lossy_at_once: bool,
     pub(crate) faults: Faults,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Faults {
     pub(crate) breaks: u8,
     /// A node's process ends and starts again. For as long as nothing is delivered to it, it is down.
     pub(crate) crashes: u8,
-    /// A node loses power and comes back.
+    /// A node loses power and comes back. As long as that may be, a sync is an action of its own.
     pub(crate) powers: u8,
     /// All nodes lose power and come back.
     pub(crate) powers_of_all: u8,
@@ -81,12 +81,17 @@ impl Bounds {
             lease: LEASE,
             heartbeat: LEASE,
             late_answers: Duration::ZERO,
-            lossy_after: TICK,
+            lossy_after: if self.lossy_at_once { Duration::ZERO } else { TICK },
             unanswered_max: never,
             hedge_min: hedge,
             hedge_max: hedge,
-            retry: Duration::ZERO,
+            retry: TICK,
         }
+    }
+
+    /// Whether a gateway has sessions with a node.
+    pub(crate) fn reaches(&self, gateway: usize, node: usize) -> bool {
+        self.reach[gateway] & 1 << node != 0
     }
 
     /// All writes, numbered from 1: whose, and of which block.
@@ -108,16 +113,51 @@ impl Bounds {
     }
 }
 
-/// A part of a state with its hash.
-#[derive(Clone)]
-pub(crate) struct Part<T> {
-    value: Rc<T>,
-    hash: u128,
+/// What tells one value from another.
+pub(crate) trait Fingerprint: Clone {
+    fn fingerprint(&self) -> u128;
 }
 
-impl<T: Clone + Debug> Part<T> {
+impl Fingerprint for Node {
+    fn fingerprint(&self) -> u128 {
+        digest_of(self)
+    }
+}
+
+impl Fingerprint for Gateway {
+    fn fingerprint(&self) -> u128 {
+        digest_of(self)
+    }
+}
+
+impl Fingerprint for Seen {
+    fn fingerprint(&self) -> u128 {
+        hash_of(self)
+    }
+}
+
+impl Fingerprint for Message {
+    fn fingerprint(&self) -> u128 {
+        match self {
+            // The text of four thousand bytes takes long to hash, and the first one tells all.
+            Message::ReadReply(ReadReply { id, replica, result: ReadResult::Data { data, .. } }) => {
+                digest_of(&(id, replica, data[0]))
+            }
+            other => digest_of(other),
+        }
+    }
+}
+
+/// A part of a state with its hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Part<T> {
+    value: Rc<T>,
+    pub(crate) hash: u128,
+}
+
+impl<T: Fingerprint> Part<T> {
     pub(crate) fn new(value: T) -> Self {
-        let hash = digest_of(&value);
+        let hash = value.fingerprint();
         Self { value: Rc::new(value), hash }
     }
 
@@ -127,24 +167,13 @@ impl<T: Clone + Debug> Part<T> {
 
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(Rc::make_mut(&mut self.value));
-        self.hash = digest_of(&self.value);
+        self.hash = self.value.fingerprint();
         result
     }
 }
 
 /// A message on its way.
 pub(crate) type Letter = Part<Message>;
-
-pub(crate) fn letter(message: Message) -> Letter {
-    // The text of four thousand bytes takes long to hash, and the first one tells all.
-    let hash = match &message {
-        Message::ReadReply(ReadReply { id, replica, result: ReadResult::Data { data, .. } }) => {
-            digest_of(&(id, replica, data[0]))
-        }
-        other => digest_of(other),
-    };
-    Part { value: Rc::new(message), hash }
-}
 
 /// The session between a gateway and a node: two ordered streams.
 #[derive(Clone, Default)]
@@ -162,12 +191,12 @@ impl Link {
         self.to_gateway.clear();
     }
 
-    fn push_to_gateway(&mut self, message: Message) {
-        // Positions are cumulative, and the later ones replace those that were not yet sent.
-        if matches!(message, Message::Positions(_)) {
+    fn push_to_gateway(&mut self, letter: Letter) {
+        // Positions are cumulative, and later ones replace those that were not yet sent.
+        if matches!(letter.get(), Message::Positions(_)) {
             self.to_gateway.pop_if(|last| matches!(last.get(), Message::Positions(_)));
         }
-        self.to_gateway.push(letter(message));
+        self.to_gateway.push(letter);
     }
 }
 
@@ -219,24 +248,22 @@ impl State {
             }
         }
         digest.digest(self.seen.hash);
-        digest.digest(digest_of(&(self.left, self.ticks, self.sessions)));
-        digest.finish()
+        digest.digest(hash_of(&(self.left, self.ticks, self.sessions)));
+        digest.done()
     }
 
     /// What a node sends goes onto the sessions that are still open.
-    pub(crate) fn deliver(&mut self, node: usize, sent: Vec<(SessionId, Message)>) {
-        for (session, message) in sent {
-            let link = self.links.iter_mut().map(|links| &mut links[node]);
-            if let Some(link) = link.into_iter().find(|link| link.open && link.session == session) {
-                link.push_to_gateway(message);
-            }
+    pub(crate) fn post_to_gateway(&mut self, node: usize, session: SessionId, letter: &Letter) {
+        let mut links = self.links.iter_mut().map(|links| &mut links[node]);
+        if let Some(link) = links.find(|link| link.open && link.session == session) {
+            link.push_to_gateway(letter.clone());
         }
     }
 
-    pub(crate) fn post(&mut self, gateway: usize, node: usize, message: Message) {
+    pub(crate) fn post_to_node(&mut self, gateway: usize, node: usize, letter: &Letter) {
         let link = &mut self.links[gateway][node];
         if link.open {
-            link.to_node.push(letter(message));
+            link.to_node.push(letter.clone());
         }
     }
 }
