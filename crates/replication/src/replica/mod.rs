@@ -56,7 +56,7 @@ enum Role {
 }
 
 /// One replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     id: ReplicaId,
     meta: ReplicaMeta,

@@ -78,7 +78,7 @@ enum Step {
 }
 
 /// One resync, from order to end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Puller {
     order: Resync,
     step: Step,

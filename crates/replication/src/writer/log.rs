@@ -82,7 +82,7 @@ impl Operation {
 }
 
 /// The retained writes: consecutive seqs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// The seq of the front entry, or of the next one when empty.
     floor: Seq,

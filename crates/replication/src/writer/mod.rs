@@ -143,7 +143,7 @@ enum Phase {
 }
 
 /// One segment of an attached volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Segment {
     config: SegmentConfig,
     voters: Vec<Voter>,
