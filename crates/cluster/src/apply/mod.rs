@@ -3,10 +3,12 @@
 
 mod attachments;
 mod health;
+mod managers;
 mod nodes;
 mod replicas;
 mod volumes;
 
+pub use managers::{put_manager, remove_manager};
 pub use nodes::check_unformatted_disk;
 
 use crate::command::{Command, Outcome, Proposal};
