@@ -2,14 +2,12 @@
 
 mod admin;
 mod agent;
-mod changes;
 mod cluster;
-mod duties;
+mod driver;
 mod failure;
-mod placement;
+mod figures;
 mod route;
 mod run;
-mod snapshots;
 mod transport;
 mod watch;
 

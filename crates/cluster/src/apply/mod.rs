@@ -4,11 +4,13 @@
 mod attachments;
 mod changes;
 mod health;
+mod managers;
 mod nodes;
 mod replicas;
 mod snapshots;
 mod volumes;
 
+pub use managers::{put_manager, remove_manager};
 pub use nodes::check_unformatted_disk;
 
 use crate::command::{Command, Outcome, Proposal};

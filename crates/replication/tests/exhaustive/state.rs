@@ -8,7 +8,7 @@ use crate::node::Node;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Segment, SegmentConfig, VoterConfig};
 use quoin_types::{
-    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, SessionId,
+    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, ReplicaRole, SegmentId, SessionId,
 };
 use quoin_wire::{Message, ReadReply, ReadResult};
 use std::rc::Rc;
@@ -274,6 +274,7 @@ pub(crate) fn gateway_config(bounds: &Bounds, gateway: usize) -> SegmentConfig {
         name: String::new(),
         address: String::new(),
         replica: ReplicaId(index as u64),
+        role: ReplicaRole::Voter,
     };
     SegmentConfig {
         id: SegmentId::default(),
