@@ -9,7 +9,7 @@ use quoin_types::SnapshotId;
 use tonic::Status;
 
 impl Api {
-    /// Answers when the snapshot is ready, or, when the time is up, with how far it is.
+    /// Answers when the snapshot is ready, or, when the time is up or nobody wants to wait, with how far it is.
     pub(super) async fn create_snapshot(
         &self,
         call: Call,
@@ -23,7 +23,9 @@ impl Api {
             let known = find(volume, id);
             known.is_none_or(|snapshot| snapshot.state == SnapshotState::Ready)
         };
-        self.wait_for_volume(call, volume, is_decided).await?;
+        if !asked.no_wait {
+            self.wait_for_volume(call, volume, is_decided).await?;
+        }
         let state = self.shared.state();
         let known = state.volumes().get(&volume).and_then(|volume| find(volume, id));
         Ok(snapshot::to_message(known.ok_or(Refusal::SnapshotEnded)?))
