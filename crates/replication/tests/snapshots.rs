@@ -239,6 +239,24 @@ fn n5_a_join_that_lacks_a_snapshot_is_followed_by_a_round() {
     assert_eq!(links.last_resync().map(|order| order.mode), Some(ResyncMode::Round));
 }
 
+/// What only a snapshot keeps is not repaired, so a source on whose disk that is damaged is not asked twice in a row.
+#[test]
+fn n5_another_source_is_asked_where_a_snapshot_is_damaged() {
+    let links = &mut Sent::default();
+    let mut segment = with_one_joining(links);
+    let mut sources = vec![links.last_resync().unwrap().source.replica.0];
+    for round in 1..=2 {
+        let state = ResyncState::Failed(Refusal::PeerDamaged);
+        let (replica, epoch) = (ReplicaId(2), Epoch(1));
+        let report = ResyncReport { replica, epoch, done_bytes: 0, total_bytes: 0, state };
+        segment.on_resync_report(&report, at(1000 * round), links);
+        segment.tick(at(1000 * round + 500), links);
+        opened(&mut segment, links, 2, &[(1, 1)], 0, true);
+        sources.push(links.last_resync().unwrap().source.replica.0);
+    }
+    assert_eq!(sources, [1, 0, 1]);
+}
+
 fn order(mode: ResyncMode) -> Resync {
     Resync {
         replica: ReplicaId(0),
