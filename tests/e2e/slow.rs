@@ -24,7 +24,7 @@ fn compare<'a, F>(
     fua: bool,
     begin: impl Fn(&'a Roles) -> F,
 ) {
-    let plan = Plan { clients: 3, blocks: 128, reads_of_ten: 4, fua };
+    let plan = Plan { clients: 3, first_block: 0, blocks: 128, reads_of_ten: 4, fua };
     let record = Record::default();
     let clients = record.clients(address, "v", plan);
     clients.until_more(200, PATIENCE);

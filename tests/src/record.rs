@@ -43,7 +43,7 @@ impl Record {
         u64::try_from(at.duration_since(self.shared.origin).as_nanos()).expect("a short test")
     }
 
-    /// Starts clients of a volume that use its first blocks: of ten requests so many are reads.
+    /// Starts clients of a volume.
     #[track_caller]
     pub fn clients(&self, address: SocketAddr, export: &str, plan: Plan) -> Clients {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -109,6 +109,8 @@ impl Record {
 pub struct Plan {
     /// How many clients there are. Each has one request under way at a time.
     pub clients: u64,
+    /// The first of the blocks that they share.
+    pub first_block: u64,
     /// How many blocks they share.
     pub blocks: u64,
     /// Of ten requests, how many are reads.
@@ -227,7 +229,7 @@ impl Client {
     /// One request; `false` if it was stopped while it waited for the answer.
     fn request(&mut self) -> Result<bool, String> {
         self.random = mix(self.random);
-        let block = self.random % self.plan.blocks;
+        let block = self.plan.first_block + self.random % self.plan.blocks;
         let offset = block * BLOCK as u64;
         let begun = now();
         if (self.random >> 32) % 10 < self.plan.reads_of_ten {
