@@ -11,7 +11,8 @@ use quoin_e2e::{Nbd, Record, Roles, until};
 use quoin_history::{Operation, What};
 use std::time::Duration;
 
-const MIXED: Plan = Plan { clients: 2, first_block: 0, blocks: 64, reads_of_ten: 4, fua: false };
+const MIXED: Plan =
+    Plan { clients: 2, first_block: 0, blocks: 64, reads_of_ten: 4, fua: false, think: Duration::ZERO };
 /// The old gateway's, when it is cut off: a write that waits holds up the reads of its block (R1), and only those. So its readers
 /// read elsewhere, and see as much as they are shown.
 const WRITERS: Plan = Plan { blocks: 8, ..MIXED };

@@ -2,7 +2,7 @@
 //!
 //! Every write has a value of its own. One record takes what the clients of several gateways see: their clock is one.
 
-use crate::clock::now;
+use crate::clock::{now, think};
 use crate::nbd::{Command, Nbd, NbdError};
 use crate::pattern::{self, BLOCK, mix};
 use quoin_history::{History, Operation, What};
@@ -117,6 +117,8 @@ pub struct Plan {
     pub reads_of_ten: u64,
     /// Whether every write is to be durable before it is answered.
     pub fua: bool,
+    /// How long each waits before its next request.
+    pub think: Duration,
 }
 
 /// What some clients were told.
@@ -214,6 +216,9 @@ impl Client {
             match self.request() {
                 Ok(true) => {
                     count.fetch_add(1, Ordering::Relaxed);
+                    if !self.plan.think.is_zero() {
+                        think(self.plan.think);
+                    }
                 }
                 Ok(false) => break,
                 Err(error) => {
