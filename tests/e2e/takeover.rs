@@ -52,15 +52,14 @@ fn take_over(what: &str, lost: &[&str], never: &[&str]) -> Duration {
     theirs.until_more(500, PATIENCE);
     println!("{what}: the second gateway had the volume {:?} after the first was cut off", has_it - cut_off);
 
-    // The first one does not know yet, and is asked for more.
-    late.send(Command::Write { fua: false }, LATE_BLOCK * BLOCK as u64, &pattern::block(LATE_BLOCK, LATE))
-        .unwrap();
-    late.send(Command::Read(BLOCK as u32), 0, &[]).unwrap();
-    let silent = !late.answers_within(Duration::from_secs(1)).unwrap();
-    assert!(
-        silent || late.receive().is_ok_and(|(_, answer)| answer.is_err()),
-        "a gateway that was replaced answers"
-    );
+    // The first one does not know yet, and is asked for more. (That its client is cut off would be an answer, too.)
+    let block = pattern::block(LATE_BLOCK, LATE);
+    let _ = late.send(Command::Write { fua: false }, LATE_BLOCK * BLOCK as u64, &block);
+    let _ = late.send(Command::Read(BLOCK as u32), 0, &[]);
+    // Silence, an error and the end of the connection are all right.
+    if late.answers_within(Duration::from_secs(1)).unwrap_or(true) {
+        assert!(!matches!(late.receive(), Ok((_, Ok(_)))), "a gateway that was replaced answers");
+    }
     theirs.until_more(500, PATIENCE);
 
     // All that it has sent arrives after all, and it learns what has happened.
@@ -70,12 +69,7 @@ fn take_over(what: &str, lost: &[&str], never: &[&str]) -> Duration {
     });
     assert!(!matches!(late.receive(), Ok((_, Ok(_)))), "a gateway that was replaced answers");
     theirs.until_more(500, PATIENCE);
-    until("every copy to be in sync", PATIENCE, || {
-        let status = roles.status();
-        let healths = quoin_e2e::dev::healths(&status);
-        let well = !healths.is_empty() && healths.iter().all(|(_, _, health)| health == "in_sync");
-        if well { Ok(()) } else { Err(format!("{healths:?}")) }
-    });
+    roles.until_healthy();
     assert!(Nbd::open(old, "v").is_err(), "the volume is the second gateway's");
     let span = (record.ns(cut_off), record.ns(has_it));
     judge(&record, &mut nbd, what, span, [writers, readers], theirs)

@@ -7,6 +7,7 @@ use crate::nbd::{Command, Nbd, NbdError};
 use crate::pattern::{self, BLOCK, mix};
 use quoin_history::{History, Operation, What};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -83,7 +84,8 @@ impl Record {
         self.add(&seen);
         let history = self.history();
         if let Some(dir) = std::env::var_os("E2E_HISTORY") {
-            let path = std::path::Path::new(&dir).join(format!("history-{}.jsonl", seen.len()));
+            let test = std::thread::current().name().unwrap_or("history").replace("::", "-");
+            let path = Path::new(&dir).join(format!("{test}.jsonl"));
             let file = std::fs::File::create(path).expect("a file for the history");
             quoin_history::write(&history, std::io::BufWriter::new(file)).expect("a history on disk");
         }

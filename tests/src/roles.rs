@@ -175,7 +175,10 @@ impl Roles {
         let pid = self.processes[node].background.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-        SlowDisk::start(tracer.filter(|pid| *pid != 0).expect("strace looks at it"), turn)
+        SlowDisk::start(
+            tracer.filter(|pid| *pid != 0).expect("strace looks at it, if ptrace is allowed here"),
+            turn,
+        )
     }
 
     /// Where the processes log.
