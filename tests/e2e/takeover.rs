@@ -97,10 +97,10 @@ fn judge(
         theirs.operations.len(),
         Duration::from_nanos(first_ack.saturating_sub(cut_off)),
     );
+    let values = record.judge(nbd, LATE_BLOCK + 1);
     assert!(last_read < first_ack, "R2: a replaced gateway served a read");
     let late = ours.iter().filter(is_write).find(|write| write.start_ns > has_it && write.end_ns.is_some());
     assert_eq!(late, None, "a replaced gateway acknowledged a write");
-    let values = record.judge(nbd, LATE_BLOCK + 1);
     assert_eq!(values[LATE_BLOCK as usize], 0, "a write of a replaced gateway is visible");
     served
 }
