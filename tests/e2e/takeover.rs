@@ -114,6 +114,10 @@ fn a_gateway_that_is_cut_off_from_everybody_is_replaced_without_a_trace() {
 /// it to stop.
 #[test]
 fn a_gateway_that_still_reaches_one_storage_node_stops_reading_from_it_in_time() {
-    let served = take_over("one node left", &["node-2", "node-3"], &["node-1"]);
-    assert!(served > Duration::from_millis(500), "it had leases, or this test shows nothing: {served:?}");
+    // It has leases for up to two seconds. If a hiccup keeps it from using them the test has shown nothing, and is repeated.
+    let uses_its_leases = |_| {
+        let served = take_over("one node left", &["node-2", "node-3"], &["node-1"]);
+        served > Duration::from_millis(500)
+    };
+    assert!((0..3).any(uses_its_leases), "the old gateway never served a read after it was cut off");
 }
