@@ -1,19 +1,20 @@
 //! A gateway's process on its machine: what its shell does, with virtual time in place of sockets and timers.
 
 use super::glue::{Inbox, Outbox, frame};
-use super::manager::{Attached, GatewayView, ManagerCall};
+use super::manager::{Attached, ManagerCall};
 use super::network::{CALLED, CALLER, ConnId};
 use super::{Event, Machine, Process, World};
 use crate::clock::Clock;
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use bytes::{Bytes, BytesMut};
-use quoin_gateway::core::{Attachment, ClientOperation, Core, Output, Reply, Ticket};
+use quoin_gateway::core::{Attachment, ClientOperation, Core, Output, Reply, Ticket, View};
 use quoin_nbd::{
     BlockSizes, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Operation,
     Received, ReplyEncoder, Request, Step, Transmission,
 };
 use quoin_replication::writer::Failure;
+use quoin_types::collections::HashMap;
 use quoin_types::{ClusterId, Epoch, GatewayId, InstanceId, Moment, NodeId, VolumeId};
 use quoin_wire::{Hello, LeaseHolder, Message, Speaker};
 use std::collections::BTreeMap;
@@ -41,7 +42,6 @@ struct NodeLink {
 pub(crate) struct Export {
     pub(crate) id: VolumeId,
     pub(crate) epoch: Epoch,
-    revision: u64,
     /// Whether its report says for good whether it is lossy.
     judged: bool,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Running {
     export: Option<Export>,
     attaching: bool,
     clients: BTreeMap<ConnId, ClientSession>,
-    tickets: BTreeMap<Ticket, Waiting>,
+    tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
 }
 
@@ -136,7 +136,7 @@ impl World {
             export: None,
             attaching: false,
             clients: BTreeMap::new(),
-            tickets: BTreeMap::new(),
+            tickets: HashMap::default(),
             next_ticket: 0,
         });
         process.past.push(instance);
@@ -218,7 +218,7 @@ impl World {
         for output in outputs {
             match output {
                 Output::Send(node, message) => {
-                    self.observer.gateway_says(index, &message);
+                    self.observer.gateway_says(&message);
                     let Some(running) = &self.gateways[index].running else { return };
                     if let Some(conn) = running.links.get(&node).filter(|link| link.up).and_then(|l| l.conn) {
                         outboxes.entry(conn).or_default().push(&message);
@@ -429,29 +429,19 @@ impl World {
         let void = attached.previous.filter(gone);
         running.cluster = Some(attached.cluster);
         let (id, epoch) = (attached.spec.id, attached.epoch);
-        running.export = Some(Export { id, epoch, revision: attached.revision, judged: false });
+        running.export = Some(Export { id, epoch, judged: false });
         self.gateway_event(index, |core, now| {
             for (node, address) in &attached.nodes {
                 core.on_address(*node, address);
             }
-            core.attach(attached.spec, Attachment { epoch, void }, now);
+            let revision = attached.revision;
+            core.attach(attached.spec, Attachment { epoch, void, steward: false, revision }, now);
         });
         self.answer_opens(index, true);
     }
 
-    /// A view that is older than the attachment says nothing about it.
-    pub(super) fn gateway_sees(&mut self, index: usize, view: GatewayView) {
-        let Some(running) = self.gateways[index].running.as_mut() else { return };
-        let Some(export) = running.export.filter(|export| view.revision >= export.revision) else { return };
-        self.gateway_event(index, |core, now| {
-            for (node, address) in &view.nodes {
-                core.on_address(*node, address);
-            }
-            match view.volume.filter(|(epoch, _)| *epoch == export.epoch) {
-                Some((_, spec)) => core.resize(&spec, now),
-                None => core.on_fenced(export.id, now),
-            }
-        });
+    pub(super) fn gateway_sees(&mut self, index: usize, view: &View) {
+        self.gateway_event(index, |core, now| core.on_view(view, now));
     }
 
     /// Tells the clients that wait for the volume.

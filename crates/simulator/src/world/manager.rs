@@ -5,10 +5,10 @@ use super::{Event, Process, World};
 use crate::queue::{MILLISECOND, Nanos};
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{Candidate, Command, Outcome, ReplicaState, State, Volume};
-use quoin_gateway::core::VolumeSpec;
+use quoin_gateway::core::{View, ViewedVolume, VolumeSpec};
 use quoin_replication::writer::VoterConfig;
 use quoin_storage_node::node::{Assignment, Wanted};
-use quoin_types::{ClusterId, DiskId, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
+use quoin_types::{ClusterId, DiskId, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, ReplicaRole};
 use quoin_wire::LeaseHolder;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,14 +37,6 @@ pub(crate) struct Attached {
     pub(crate) nodes: Vec<(NodeId, String)>,
 }
 
-/// What a gateway watches.
-#[derive(Clone, Debug)]
-pub(crate) struct GatewayView {
-    pub(crate) revision: u64,
-    pub(crate) volume: Option<(Epoch, VolumeSpec)>,
-    pub(crate) nodes: Vec<(NodeId, String)>,
-}
-
 /// What a storage node watches.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeView {
@@ -62,7 +54,7 @@ pub(crate) enum ManagerReply {
     Registered(NodeId),
     Attached(Box<Attached>),
     NotAttached,
-    GatewayView(Box<GatewayView>),
+    GatewayView(Box<View>),
     NodeView(NodeView),
 }
 
@@ -106,6 +98,7 @@ impl Manager {
                 name: node.name.clone(),
                 address: node.data_address.clone(),
                 replica: replica.id,
+                role: ReplicaRole::Voter,
             }
         };
         let segments = volume.served_segments().iter();
@@ -125,11 +118,20 @@ impl Manager {
         used.into_iter().map(|id| (id, self.state.nodes()[&id].data_address.clone())).collect()
     }
 
-    fn gateway_view(&self, gateway: &GatewayId) -> GatewayView {
+    fn gateway_view(&self, gateway: &GatewayId) -> View {
         let volume = self.state.volumes_attached_to(gateway).next();
-        GatewayView {
+        let shown = |volume: &Volume| {
+            let attachment = volume.attachment.as_ref()?;
+            Some(ViewedVolume {
+                spec: self.spec(volume),
+                epoch: attachment.epoch,
+                instance: attachment.instance,
+                steward: false,
+            })
+        };
+        View {
             revision: self.state.revision(),
-            volume: volume.map(|volume| (volume.epoch, self.spec(volume))),
+            volumes: volume.and_then(shown).into_iter().collect(),
             nodes: volume.map(|volume| self.addresses(volume)).unwrap_or_default(),
         }
     }
@@ -240,7 +242,7 @@ impl World {
             (Process::Gateway(index), ManagerReply::NotAttached | ManagerReply::Unreachable(_)) => {
                 self.gateway_not_attached(index);
             }
-            (Process::Gateway(index), ManagerReply::GatewayView(view)) => self.gateway_sees(index, *view),
+            (Process::Gateway(index), ManagerReply::GatewayView(view)) => self.gateway_sees(index, &view),
             _ => {}
         }
     }

@@ -8,10 +8,11 @@ mod nbd_client;
 mod network;
 mod node;
 mod power;
+mod rot;
 
 pub(crate) use client::{Client, Workload};
 pub(crate) use network::{Machine, Process};
-pub(crate) use node::NodeProcess;
+pub(crate) use node::{NodeProcess, OPTIONS};
 
 use crate::checker::Observer;
 use crate::faults::Fault;
@@ -64,6 +65,33 @@ pub(crate) enum Event {
     Fault,
     /// A fault ends.
     Mend(Fault, usize, usize),
+}
+
+impl Event {
+    /// Numbers that tell most events apart, for the trace's digest.
+    pub(crate) fn outline(&self) -> (u64, u64, u64) {
+        let (kind, a, b) = match self {
+            Event::Arrival { conn, side } => (1, *conn, *side),
+            Event::GatewayTick { gateway, .. } => (2, *gateway, 0),
+            Event::GatewayConnect { gateway, node, .. } => (3, *gateway, node.0 as usize),
+            Event::GatewayConnectTimeout { gateway, conn, .. } => (4, *gateway, *conn),
+            Event::GatewayCut { gateway, conn, .. } => (5, *gateway, *conn),
+            Event::GatewayAttach { gateway, .. } => (6, *gateway, 0),
+            Event::NodeTick { node, .. } => (7, *node, 0),
+            Event::Job { node, number, .. } => (8, *node, *number as usize),
+            Event::PullTimeout { node, conn, .. } => (9, *node, *conn),
+            Event::NodeStart { node, .. } => (10, *node, 0),
+            Event::NodeRegister { node, .. } => (11, *node, 0),
+            Event::GatewayStart { gateway, .. } => (12, *gateway, 0),
+            Event::PowerBack { machine } => (13, *machine, 0),
+            Event::Call { incarnation, .. } => (14, *incarnation as usize, 0),
+            Event::Answer { incarnation, .. } => (15, *incarnation as usize, 0),
+            Event::ClientAct { client, timer } => (16, *client, *timer as usize),
+            Event::Fault => (17, 0, 0),
+            Event::Mend(_, a, b) => (18, *a, *b),
+        };
+        (kind, a as u64, b as u64)
+    }
 }
 
 /// Everything.
@@ -224,6 +252,7 @@ impl World {
     }
 
     fn on_bytes(&mut self, process: Process, conn: ConnId, side: usize, is_new: bool, bytes: &Bytes) {
+        self.trace.bytes(bytes);
         match process {
             Process::Gateway(index) => self.gateway_bytes(index, conn, side, bytes),
             Process::Node(index) => self.node_bytes(index, conn, side, is_new, bytes),

@@ -247,7 +247,6 @@ impl World {
                 return self.restart_node_later(index);
             }
         }
-        self.observer.node_started(&self.nodes[index]);
         self.manager.watch_node(index);
         self.send_node_view(index);
         self.node_event(index, |_, _| Ok(()));
@@ -264,7 +263,6 @@ impl World {
 
     /// The process is gone; the disk has what a crash of a process leaves.
     pub(super) fn end_node(&mut self, index: usize) {
-        self.observer.node_ends(&self.nodes[index]);
         self.close_all_of(Process::Node(index), false);
         let process = &mut self.nodes[index];
         process.node = None;
@@ -276,8 +274,6 @@ impl World {
 
     /// As [`World::end_node`], with the machine's power.
     pub(super) fn end_node_by_power(&mut self, index: usize) {
-        self.observer.node_ends(&self.nodes[index]);
-        self.observer.node_lost_power(&self.nodes[index]);
         self.close_all_of(Process::Node(index), true);
         let seed = self.disk_random.next();
         let process = &mut self.nodes[index];
