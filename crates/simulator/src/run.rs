@@ -121,13 +121,25 @@ fn is_quiet(world: &mut World) -> bool {
     is_well(world) && world.clients.iter().all(|client| client.is_idle())
 }
 
+/// Nothing is under way on any disk, and all replicas of a segment are at one position.
+fn at_rest(world: &mut World) -> bool {
+    let Some(volume) = world.manager.volume() else { return false };
+    let position = |replica: &quoin_cluster::Replica| {
+        let process = world.nodes.iter().find(|process| process.id() == replica.node)?;
+        Some(process.node.as_ref()?.engine().replica(replica.id)?.position)
+    };
+    let agree = volume.segments.iter().all(|segment| {
+        let positions: Vec<_> = segment.replicas.iter().map(position).collect();
+        positions[0].is_some() && positions.iter().all(|other| *other == positions[0])
+    });
+    agree && world.nodes.iter().all(|node| node.is_quiet())
+}
+
 /// Everything is read, the replicas are compared, and everything is given back.
 fn last_round(world: &mut World) -> Result<(), String> {
     world.read_everything();
     until(world, LAST_ROUND_MAX, "the last reads are not answered", is_quiet)?;
-    until(world, LAST_ROUND_MAX, "the disks do not come to rest", |world| {
-        world.nodes.iter().all(|node| node.is_quiet())
-    })?;
+    until(world, LAST_ROUND_MAX, "the storage nodes do not come to rest", at_rest)?;
     checker::replicas_converge(world)?;
     checker::linearizable(world)?;
     checker::bounded_memory(world)?;

@@ -6,7 +6,7 @@ use quoin_cluster::Volume;
 use quoin_types::collections::HashMap;
 use quoin_types::quorum::majority;
 use quoin_types::{Epoch, ReplicaId, Seq};
-use quoin_wire::Position;
+use quoin_wire::{OpenReply, Position};
 
 /// The furthest that each replica has said it was, by the epoch that it had promised.
 #[derive(Default)]
@@ -19,6 +19,15 @@ impl Positions {
         let known = self.told.entry((position.replica, position.epoch)).or_default();
         known.0 = known.0.max(position.accepted);
         known.1 = known.1.max(position.durable);
+    }
+
+    /// What a replica reports to an `Open` is durable.
+    pub(super) fn opened(&mut self, reply: &OpenReply) {
+        let Ok(report) = &reply.result else { return };
+        if let Some(last) = report.history.last().filter(|_| !report.mixed) {
+            let known = self.told.entry((reply.replica, last.epoch)).or_default();
+            *known = (known.0.max(report.last), known.1.max(report.last));
+        }
     }
 
     /// The last durable position that a replica has told under an epoch.

@@ -119,6 +119,7 @@ impl Observer {
                 let disk = process.node.as_ref().map(|node| node.identity().disk).unwrap_or_default();
                 let result = self.memory.opened(reply, disk, &self.positions);
                 self.note(result);
+                self.positions.opened(reply);
             }
             _ => {}
         }

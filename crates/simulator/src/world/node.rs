@@ -138,9 +138,9 @@ impl NodeProcess {
         self.id
     }
 
-    /// Whether nothing is under way on its disk, and nobody pulls.
+    /// Whether nothing is under way on its disk but scrub, and nobody pulls.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.volatile.jobs.is_empty() && self.volatile.pulls.is_empty()
+        self.volatile.jobs.values().all(|job| matches!(job, Job::Scrub(_))) && self.volatile.pulls.is_empty()
     }
 }
 
