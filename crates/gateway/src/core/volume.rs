@@ -7,6 +7,7 @@ use super::links::LinkTable;
 use super::pieces::{Piece, cut};
 use super::reply::{ClientOperation, Reply, Ticket};
 use super::report::{ReplicaStatus, SegmentStatus, VolumeReport};
+use super::snapshots::Snapshots;
 use bytes::{Bytes, BytesMut};
 use quoin_replication::Timing;
 use quoin_replication::writer::{
@@ -16,7 +17,8 @@ use quoin_replication::writer::{
 use quoin_types::collections::HashMap;
 use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX, ZERO_BYTES_MAX};
 use quoin_types::{
-    BLOCK_BYTES, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, VolumeId,
+    BLOCK_BYTES, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, SnapshotId,
+    VolumeId,
 };
 use quoin_wire::{LeaseHolder, Message, Release};
 use std::collections::{BTreeSet, VecDeque};
@@ -117,6 +119,7 @@ pub(super) struct Volume {
     /// Segments changed since the attachment, which a flush has to ask; before the first flush it asks all.
     touched: BTreeSet<usize>,
     flushed_all: bool,
+    snapshots: Snapshots,
     serving: bool,
     fenced: bool,
     /// Segments that something has happened to since completions were last taken.
@@ -149,6 +152,7 @@ impl Volume {
             delayed: VecDeque::new(),
             touched: BTreeSet::new(),
             flushed_all: false,
+            snapshots: Snapshots::default(),
             serving: false,
             fenced: false,
             stirred: BTreeSet::new(),
@@ -312,9 +316,15 @@ impl Volume {
         delayed.into_iter().for_each(|request| self.piece_done(request, Err(Failure::Fenced)));
     }
 
-    /// Carries completions on until nothing more follows from them.
+    /// What the cluster manager wants taken; placed by [`Volume::settle`].
+    pub(super) fn want_snapshots(&mut self, taking: &[SnapshotId]) {
+        self.snapshots.want(taking);
+    }
+
+    /// Places snapshots that can be placed now, and carries completions on until nothing more follows from them.
     pub(super) fn settle(&mut self, now: Moment, links: &mut LinkTable) {
         self.allow_serving(now, links);
+        self.snapshots.place(&mut self.segments, now, links);
         while let Some(index) = self.stirred.pop_first() {
             if self.segments[index].is_fenced() && !self.fenced {
                 self.fence();
@@ -642,6 +652,7 @@ impl Volume {
             available: self.segments.iter().all(Segment::is_available),
             detail: self.detail(),
             segments: segments.collect(),
+            snapshots: self.snapshots.durable(&self.segments),
             replicas,
             statistics,
         }

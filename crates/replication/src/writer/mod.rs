@@ -13,6 +13,7 @@ mod catch_up;
 mod configure;
 mod log;
 mod read;
+mod snapshot;
 mod voter;
 mod write;
 
@@ -142,7 +143,7 @@ enum Phase {
 }
 
 /// One segment of an attached volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Segment {
     config: SegmentConfig,
     voters: Vec<Voter>,

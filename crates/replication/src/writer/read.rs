@@ -12,7 +12,7 @@ const SLOWER_MIN: Duration = Duration::from_millis(1);
 const MENDING_MAX: u32 = 5;
 
 /// A read on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PendingRead {
     pub(super) token: Token,
     offset: u64,
@@ -23,7 +23,7 @@ pub(super) struct PendingRead {
 }
 
 /// A read that found every copy damaged, and that a repair or another voter may yet serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mending {
     pub(super) token: Token,
     offset: u64,
@@ -32,7 +32,7 @@ pub(super) struct Mending {
     again_at: Moment,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Attempt {
     voter: ReplicaId,
     sent_at: Moment,

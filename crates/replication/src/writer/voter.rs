@@ -88,7 +88,7 @@ struct Unanswered {
     bytes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Voter {
     pub(crate) config: VoterConfig,
     pub(crate) stage: Stage,
