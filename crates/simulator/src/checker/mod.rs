@@ -73,7 +73,7 @@ impl Observer {
             positions: Positions::default(),
             unflushed: Unflushed::default(),
             writers: Writers::default(),
-            memory: Memory { bits_flip, ..Memory::default() },
+            memory: Memory::new(bits_flip),
             problem: None,
         }
     }

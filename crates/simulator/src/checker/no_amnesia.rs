@@ -16,6 +16,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    pub(super) fn new(bits_flip: bool) -> Self {
+        Self { bits_flip, ..Self::default() }
+    }
+
     /// A replica has started an epoch: what it has of it counts from here.
     pub(super) fn started(&mut self, replica: ReplicaId, epoch: Epoch) {
         self.durable.entry((replica, epoch)).or_default();
