@@ -5,6 +5,7 @@ mod checks;
 mod clock;
 mod history;
 mod lint;
+mod sim;
 mod soak;
 mod tools;
 mod workspace;
@@ -20,6 +21,8 @@ usage: cargo xtask <chore>
   bench   the benchmarks: `cargo xtask bench [disk|kill|micro]`
   history judges what clients saw: `cargo xtask history check FILE`, one JSON object per operation
   soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
+  sim     the whole cluster in one thread: `cargo xtask sim [--seed S | --seeds N | --minutes M] [--scenario F]
+          [--trace OUT] [--history OUT.jsonl]`
 ";
 
 const SOAK_MINUTES: u64 = 60;
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         ["soak", "--minutes", minutes] if minutes.parse::<u64>().is_ok() => {
             soak::run(minutes.parse().unwrap_or(SOAK_MINUTES))
         }
+        ["sim", ref arguments @ ..] => checks::report("sim", || sim::run(arguments)),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             true

@@ -60,6 +60,8 @@ struct Open {
     /// What was read so far, by piece; empty for other requests.
     data: Vec<Bytes>,
     memory_bytes: usize,
+    /// A flush of all segments, changed here or not.
+    flushes_all: bool,
 }
 
 /// What a segment's completion belongs to.
@@ -116,7 +118,7 @@ pub(super) struct Volume {
     /// Blocks (segment, byte offset) that are being changed in part.
     modifying: BTreeSet<(usize, u64)>,
     delayed: VecDeque<Delayed>,
-    /// Segments changed since the attachment, which a flush has to ask; before the first flush it asks all.
+    /// Segments changed since the attachment, which a flush has to ask; before one of all was done it asks all.
     touched: BTreeSet<usize>,
     flushed_all: bool,
     snapshots: Snapshots,
@@ -362,7 +364,7 @@ impl Volume {
         let memory_bytes = operation.memory_bytes();
         self.in_flight_bytes += memory_bytes;
         // One piece more than there are, so that the request cannot end before all its pieces have begun.
-        let open = Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes };
+        let open = Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes, flushes_all: false };
         self.requests.insert(request, open);
         match operation {
             ClientOperation::Read { offset, length } => {
@@ -462,7 +464,9 @@ impl Volume {
         let segments: Vec<usize> = if self.flushed_all {
             self.touched.iter().copied().collect()
         } else {
-            self.flushed_all = true;
+            if let Some(open) = self.requests.get_mut(&request) {
+                open.flushes_all = true;
+            }
             (0..self.segments.len()).collect()
         };
         for segment in segments {
@@ -617,6 +621,8 @@ impl Volume {
         }
         let Some(open) = self.requests.remove(&request) else { return };
         self.in_flight_bytes -= open.memory_bytes;
+        // Not before it is done: until then a flush says nothing about segments that only earlier attachments wrote to.
+        self.flushed_all |= open.flushes_all && open.failure.is_none();
         let reply = match open.failure {
             Some(failure) => Err(failure),
             None if open.data.is_empty() => Ok(Reply::Done),
