@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod clock;
+mod history;
 mod lint;
 mod soak;
 mod tools;
@@ -17,6 +18,7 @@ usage: cargo xtask <chore>
   lint    the house rules that no other tool checks
   tools   installs the client tools that the end-to-end tests need, or says what is missing
   bench   the benchmarks: `cargo xtask bench [disk|kill|micro]`
+  history judges what clients saw: `cargo xtask history check FILE`, one JSON object per operation
   soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
 ";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["tools"] => checks::report("tools", tools::run),
         ["bench"] => bench::run_all(&["micro", "disk", "kill"]),
         ["bench", which @ ("disk" | "kill" | "micro")] => bench::run_all(&[which]),
+        ["history", "check", path] => checks::report("history", || history::check(path)),
         ["soak"] => soak::run(SOAK_MINUTES),
         ["soak", "--minutes", minutes] if minutes.parse::<u64>().is_ok() => {
             soak::run(minutes.parse().unwrap_or(SOAK_MINUTES))

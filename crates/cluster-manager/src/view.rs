@@ -235,6 +235,7 @@ pub(crate) fn gateway_view(state: &State, gateway: &GatewayId) -> v1::GatewayVie
         revision: state.revision(),
         volumes: state.volumes_attached_to(gateway).map(gateway_volume).collect(),
         nodes: node_addresses(state, state.volumes_attached_to(gateway)),
+        cluster_id: state.cluster_id().map(|id| id.0.to_vec()).unwrap_or_default(),
     }
 }
 

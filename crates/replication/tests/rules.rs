@@ -33,6 +33,7 @@ fn segment(epoch: u64) -> Segment {
         name: format!("n{index}"),
         address: String::new(),
         replica: ReplicaId(index),
+        role: ReplicaRole::Voter,
     };
     let config = SegmentConfig {
         id: SegmentId::default(),

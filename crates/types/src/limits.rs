@@ -22,6 +22,8 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 128;
 pub const SNAPSHOTS_MAX: usize = 1024;
 /// The most copies of a segment.
 pub const REPLICAS_MAX: usize = 7;
+/// The most members of a segment's configuration: of a joint one, the voters of both halves.
+pub const MEMBERS_MAX: usize = 2 * REPLICAS_MAX;
 
 const _: () = assert!(EXTENT_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(SEGMENT_BYTES_DEFAULT.is_multiple_of(EXTENT_BYTES));

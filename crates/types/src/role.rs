@@ -37,6 +37,7 @@ impl ReplicaRole {
 /// Majorities of a configuration; of a joint one, of both of its halves (rule C1). Each member comes with its role.
 pub mod joint {
     use super::{ReplicaRole, majority, majority_position, meets_every_majority};
+    use crate::limits::MEMBERS_MAX;
 
     /// Whether those for which `yes` holds are a majority.
     pub fn is_majority<M>(members: &[M], role: impl Fn(&M) -> ReplicaRole, yes: impl Fn(&M) -> bool) -> bool {
@@ -58,15 +59,21 @@ pub mod joint {
         })
     }
 
-    /// The greatest position that a majority has reached; the least value without voters.
+    /// The greatest position that a majority has reached; the least value without voters. At most [`MEMBERS_MAX`] members.
     pub fn position<M, T: Ord + Copy + Default>(
         members: &[M],
         role: impl Fn(&M) -> ReplicaRole,
         of: impl Fn(&M) -> T,
     ) -> T {
         let half = |votes: fn(ReplicaRole) -> bool| {
-            let mut positions: Vec<T> = members.iter().filter(|m| votes(role(m))).map(&of).collect();
-            majority_position(&mut positions).unwrap_or_default()
+            // On the stack: this is asked for every acknowledgement.
+            let mut positions = [T::default(); MEMBERS_MAX];
+            let mut count = 0;
+            for member in members.iter().filter(|member| votes(role(member))) {
+                positions[count] = of(member);
+                count += 1;
+            }
+            majority_position(&mut positions[..count]).unwrap_or_default()
         };
         half(ReplicaRole::votes_before).min(half(ReplicaRole::votes_after))
     }

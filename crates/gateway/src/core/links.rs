@@ -69,6 +69,10 @@ impl LinkTable {
         };
     }
 
+    pub(super) fn is_up(&self, node: NodeId) -> bool {
+        self.links.get(&node).is_some_and(|link| link.up)
+    }
+
     pub(super) fn is_local(&self, node: NodeId) -> bool {
         self.links.get(&node).is_some_and(|link| link.local)
     }

@@ -9,17 +9,19 @@ mod links;
 mod pieces;
 mod reply;
 mod report;
+mod view;
 mod volume;
 
 pub use reply::{ClientOperation, Reply, Ticket};
-pub use report::{ReplicaStatus, VolumeReport};
+pub use report::{ReplicaStatus, SegmentStatus, VolumeReport};
+pub use view::{View, ViewedVolume};
 pub use volume::{Attachment, VolumeSpec};
 
 use links::LinkTable;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Failure, VoterConfig};
 use quoin_types::collections::HashMap;
-use quoin_types::{InstanceId, Moment, NodeId, ReplicaId, VolumeId};
+use quoin_types::{Epoch, InstanceId, Moment, NodeId, ReplicaId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
 use volume::Volume;
 
@@ -47,6 +49,8 @@ pub struct Core {
     links: LinkTable,
     volumes: HashMap<VolumeId, Volume>,
     routes: HashMap<ReplicaId, (VolumeId, usize)>,
+    /// The last epoch of each volume that this gateway was the steward of: an older view must not begin it again.
+    stewarded: HashMap<VolumeId, Epoch>,
     heartbeat_at: Moment,
     /// Whether something may be under way: set by whatever can begin something, found out anew by each tick.
     busy: bool,
@@ -63,6 +67,7 @@ impl Core {
             links: LinkTable::default(),
             volumes: HashMap::default(),
             routes: HashMap::default(),
+            stewarded: HashMap::default(),
             heartbeat_at: Moment::ZERO,
             busy: false,
             outputs: Vec::new(),
@@ -74,25 +79,19 @@ impl Core {
         self.instance
     }
 
-    /// Begins an attachment. A former one of the same volume must have ended.
+    /// Begins an attachment. A former one of the same volume must have ended, unless this gateway was its steward.
     pub fn attach(&mut self, spec: VolumeSpec, attachment: Attachment, now: Moment) {
         self.busy = true;
         let id = spec.id;
+        self.forget(id);
+        if attachment.steward {
+            self.stewarded.insert(id, attachment.epoch);
+        }
         let volume = Volume::new(spec, attachment, self.instance, self.retained_bytes_max, self.timing, now);
-        for (index, segment) in volume.segments().enumerate() {
-            for voter in segment.voters() {
-                self.routes.insert(voter.replica, (id, index));
-            }
-        }
-        let nodes: Vec<VoterConfig> =
-            volume.segments().flat_map(|segment| segment.voters()).cloned().collect();
+        let all = volume.segments().map(|segment| segment.voters().map(|voter| voter.node).collect());
+        let members: Vec<(usize, Vec<NodeId>)> = all.enumerate().collect();
         self.volumes.insert(id, volume);
-        self.need_nodes(&nodes);
-        for node in self.links.up() {
-            if let Some(volume) = self.volumes.get_mut(&id) {
-                volume.session_up(node, self.links.is_local(node), now, &mut self.links);
-            }
-        }
+        self.welcome(id, &members, now);
         self.collect(id, now);
         // Leases are asked for as soon as the voters have promised.
         self.heartbeat_at = now;
@@ -107,9 +106,9 @@ impl Core {
         self.forget(id);
     }
 
-    /// Whether the volume is attached.
+    /// Whether the volume is attached for clients.
     pub fn is_attached(&self, id: VolumeId) -> bool {
-        self.volumes.contains_key(&id)
+        self.volumes.get(&id).is_some_and(|volume| !volume.attachment().steward)
     }
 
     /// The size of an attached volume, in bytes.
@@ -117,23 +116,15 @@ impl Core {
         self.volumes.get(&id).map(Volume::size_bytes)
     }
 
-    /// A volume has grown.
-    pub fn resize(&mut self, spec: &VolumeSpec, now: Moment) {
+    /// The cluster manager describes an attached volume in another way than before: it has grown, or configurations of its
+    /// segments have changed.
+    pub fn update(&mut self, spec: &VolumeSpec, now: Moment) {
         let Some(volume) = self.volumes.get_mut(&spec.id) else { return };
-        let before = volume.segments().count();
-        volume.grow(spec, now);
-        let mut nodes = Vec::new();
-        for (index, segment) in volume.segments().enumerate().skip(before) {
-            for voter in segment.voters() {
-                self.routes.insert(voter.replica, (spec.id, index));
-                nodes.push(voter.clone());
-            }
+        if let Some(added) = volume.update(spec, now, &mut self.links) {
+            self.busy = true;
+            self.welcome(spec.id, &added, now);
+            self.collect(spec.id, now);
         }
-        for node in self.links.up() {
-            volume.segment_sessions_up(before, node, now, &mut self.links);
-        }
-        self.need_nodes(&nodes);
-        self.collect(spec.id, now);
     }
 
     /// A storage node has moved.
@@ -240,9 +231,11 @@ impl Core {
         }
     }
 
-    /// Takes a client's request. `false` if the volume is not attached: then there is no reply.
+    /// Takes a client's request. `false` if the volume is not attached for clients: then there is no reply.
     pub fn submit(&mut self, id: VolumeId, ticket: Ticket, operation: ClientOperation, now: Moment) -> bool {
-        let Some(volume) = self.volumes.get_mut(&id) else { return false };
+        let Some(volume) = self.volumes.get_mut(&id).filter(|volume| !volume.attachment().steward) else {
+            return false;
+        };
         volume.submit(ticket, operation, now, &mut self.links);
         self.busy = true;
         self.collect(id, now);
@@ -319,9 +312,9 @@ impl Core {
         self.collect(id, now);
     }
 
-    fn epoch_of(&self, replica: ReplicaId) -> Option<quoin_types::Epoch> {
+    fn epoch_of(&self, replica: ReplicaId) -> Option<Epoch> {
         let (id, _) = self.routes.get(&replica)?;
-        self.volumes.get(id).map(Volume::epoch)
+        self.volumes.get(id).map(|volume| volume.attachment().epoch)
     }
 
     /// Takes a volume's replies, and ends it if it is fenced.
@@ -330,7 +323,9 @@ impl Core {
         volume.settle(now, &mut self.links);
         self.outputs.extend(volume.replies().map(|(ticket, reply)| Output::Reply(ticket, reply)));
         if volume.is_fenced() {
-            self.outputs.push(Output::Fenced(id));
+            if !volume.attachment().steward {
+                self.outputs.push(Output::Fenced(id));
+            }
             self.forget(id);
         }
     }
@@ -340,12 +335,34 @@ impl Core {
         self.routes.retain(|_, (volume, _)| *volume != id);
     }
 
-    fn need_nodes(&mut self, voters: &[VoterConfig]) {
-        for voter in voters {
-            if self.links.need(voter.node, &voter.address) {
-                self.outputs.push(Output::Connect(voter.node, voter.address.clone()));
+    /// Members are new in segments of a volume: their replicas are routed to it, and their nodes connected to.
+    fn welcome(&mut self, id: VolumeId, members: &[(usize, Vec<NodeId>)], now: Moment) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        self.routes.retain(|_, (of, _)| *of != id);
+        let mut wanted: Vec<VoterConfig> = Vec::new();
+        for (index, segment) in volume.segments().enumerate() {
+            for voter in segment.voters() {
+                self.routes.insert(voter.replica, (id, index));
+                wanted.push(voter.clone());
             }
         }
+        for (index, nodes) in members {
+            for node in nodes {
+                if self.links.is_up(*node) {
+                    let local = self.links.is_local(*node);
+                    volume.segment_session_up(*index, *node, local, now, &mut self.links);
+                }
+            }
+        }
+        for voter in wanted {
+            if self.links.need(voter.node, &voter.address) {
+                self.outputs.push(Output::Connect(voter.node, voter.address));
+            }
+        }
+    }
+
+    fn attachment(&self, id: VolumeId) -> Option<Attachment> {
+        self.volumes.get(&id).map(Volume::attachment)
     }
 
     fn volume_ids(&self) -> Vec<VolumeId> {

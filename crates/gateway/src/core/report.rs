@@ -1,7 +1,7 @@
 //! How volumes do, for the cluster manager and its `status`.
 
 use quoin_replication::writer::{Statistics, VoterHealth};
-use quoin_types::{Epoch, ReplicaId, VolumeId};
+use quoin_types::{Epoch, Generation, ReplicaId, VolumeId};
 
 /// How an attached volume does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +16,8 @@ pub struct VolumeReport {
     pub available: bool,
     /// What is missing, in words; empty if nothing is.
     pub detail: String,
+    /// The configurations that it runs, by segment.
+    pub segments: Vec<SegmentStatus>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// Counters over all its segments.
@@ -31,4 +33,25 @@ pub struct ReplicaStatus {
     pub node: String,
     /// How it does.
     pub health: VoterHealth,
+    /// Whether it surely has every acknowledged write, should it be the only one left of two (rule C3).
+    pub whole: bool,
+}
+
+/// The configuration that an attachment runs on one segment (rule C1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentStatus {
+    /// Its number.
+    pub generation: Generation,
+    /// Whether every write from before it is durable on a majority of it; of both halves if it is joint.
+    pub settled: bool,
+}
+
+impl VolumeReport {
+    /// Whether nothing is left to be repaired: every replica has everything, and would say so.
+    pub fn is_clean(&self) -> bool {
+        let is_well = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync && replica.whole;
+        self.available
+            && self.replicas.iter().all(is_well)
+            && self.segments.iter().all(|segment| segment.settled)
+    }
 }

@@ -6,7 +6,7 @@
 use super::links::LinkTable;
 use super::pieces::{Piece, cut};
 use super::reply::{ClientOperation, Reply, Ticket};
-use super::report::{ReplicaStatus, VolumeReport};
+use super::report::{ReplicaStatus, SegmentStatus, VolumeReport};
 use bytes::{Bytes, BytesMut};
 use quoin_replication::Timing;
 use quoin_replication::writer::{
@@ -32,7 +32,7 @@ pub struct VolumeSpec {
     pub segment_bytes: u64,
     /// When plain writes are acknowledged.
     pub durability: Durability,
-    /// Its segments in order, each with its configuration's number and its voters.
+    /// Its segments in order, each with its configuration's number and its members.
     pub segments: Vec<(Generation, Vec<VoterConfig>)>,
 }
 
@@ -43,6 +43,10 @@ pub struct Attachment {
     pub epoch: Epoch,
     /// A former lease whose holder is proven gone (rule R2).
     pub void: Option<LeaseHolder>,
+    /// Without clients and leases: it only repairs (rule C4).
+    pub steward: bool,
+    /// Of the cluster manager's state when it gave the attachment: an older view says nothing about it.
+    pub revision: u64,
 }
 
 /// A client's request under way.
@@ -163,8 +167,8 @@ impl Volume {
         self.spec.size_bytes
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.attachment.epoch
+    pub(super) fn attachment(&self) -> Attachment {
+        self.attachment
     }
 
     pub(super) fn in_flight_bytes(&self) -> usize {
@@ -184,18 +188,58 @@ impl Volume {
     }
 
     pub(super) fn leases_wanted(&self, node: NodeId) -> impl Iterator<Item = (ReplicaId, Epoch)> {
-        self.segments.iter().flat_map(move |segment| segment.leases_wanted(node))
+        // C4: a steward serves nothing, and nobody has to wait for it.
+        let segments = if self.attachment.steward { &[] } else { self.segments.as_slice() };
+        segments.iter().flat_map(move |segment| segment.leases_wanted(node))
     }
 
     pub(super) fn set_address(&mut self, node: NodeId, address: &str) {
         self.segments.iter_mut().for_each(|segment| segment.set_address(node, address));
     }
 
-    /// New segments at the end, and a larger size.
-    pub(super) fn grow(&mut self, spec: &VolumeSpec, now: Moment) {
-        if spec.size_bytes >= self.spec.size_bytes && spec.segments.len() >= self.segments.len() {
-            self.spec = spec.clone();
-            self.add_segments(now);
+    /// The cluster manager's description may have changed: a larger size, new segments at the end, other configurations.
+    /// If so, gives the segments with new members, and the nodes of those.
+    pub(super) fn update(
+        &mut self,
+        spec: &VolumeSpec,
+        now: Moment,
+        links: &mut LinkTable,
+    ) -> Option<Vec<(usize, Vec<NodeId>)>> {
+        let is_older = spec.size_bytes < self.spec.size_bytes || spec.segments.len() < self.segments.len();
+        if is_older || *spec == self.spec {
+            return None;
+        }
+        let mut added = Vec::new();
+        for (index, segment) in self.segments.iter_mut().enumerate() {
+            let (generation, members) = &spec.segments[index];
+            let nodes = segment.configure(*generation, members, now, links);
+            if !nodes.is_empty() {
+                added.push((index, nodes));
+            }
+        }
+        let before = self.segments.len();
+        self.spec = spec.clone();
+        self.add_segments(now);
+        for (index, segment) in self.segments.iter().enumerate().skip(before) {
+            added.push((index, segment.voters().map(|voter| voter.node).collect()));
+        }
+        self.stir_all();
+        Some(added)
+    }
+
+    /// New members of a segment are at a node whose session is ready.
+    pub(super) fn segment_session_up(
+        &mut self,
+        index: usize,
+        node: NodeId,
+        local: bool,
+        now: Moment,
+        links: &mut LinkTable,
+    ) {
+        if let Some(segment) = self.segments.get_mut(index) {
+            segment.set_local(node, local);
+            segment.session_up(node, now, links);
+            self.stirred.insert(index);
         }
     }
 
@@ -219,20 +263,7 @@ impl Volume {
     }
 
     pub(super) fn session_up(&mut self, node: NodeId, local: bool, now: Moment, links: &mut LinkTable) {
-        self.segments.iter_mut().for_each(|segment| segment.set_local(node, local));
-        self.segment_sessions_up(0, node, now, links);
-    }
-
-    /// As a new session, for the segments from `first` on.
-    pub(super) fn segment_sessions_up(
-        &mut self,
-        first: usize,
-        node: NodeId,
-        now: Moment,
-        links: &mut LinkTable,
-    ) {
-        self.segments.iter_mut().skip(first).for_each(|segment| segment.session_up(node, now, links));
-        self.stir_all();
+        (0..self.segments.len()).for_each(|index| self.segment_session_up(index, node, local, now, links));
     }
 
     pub(super) fn session_down(&mut self, node: NodeId, now: Moment, links: &mut LinkTable) {
@@ -297,8 +328,11 @@ impl Volume {
         self.stirred.extend(0..self.segments.len());
     }
 
-    /// Attach, step 6: nothing is served before all segments are promised.
+    /// Attach, step 6: nothing is served before all segments are promised; by a steward, nothing ever.
     fn allow_serving(&mut self, now: Moment, links: &mut LinkTable) {
+        if self.attachment.steward {
+            return;
+        }
         if !self.serving && self.segments.iter().all(Segment::is_promised) {
             self.serving = true;
             self.segments.iter_mut().for_each(|segment| segment.allow_serving(now, links));
@@ -594,14 +628,20 @@ impl Volume {
                 replica: status.replica,
                 node: status.name,
                 health: status.health,
+                whole: status.whole,
             }));
         }
+        let segments = self
+            .segments
+            .iter()
+            .map(|segment| SegmentStatus { generation: segment.generation(), settled: segment.is_settled() });
         VolumeReport {
             volume: self.spec.id,
             epoch: self.attachment.epoch,
             lossy: self.segments.iter().any(Segment::is_lossy),
             available: self.segments.iter().all(Segment::is_available),
             detail: self.detail(),
+            segments: segments.collect(),
             replicas,
             statistics,
         }

@@ -1,13 +1,14 @@
 //! Exports: which volumes are attached here, and how they come to be.
 
 use super::Shell;
-use crate::core::{Attachment, VolumeSpec};
+use crate::core::{Attachment, View, ViewedVolume, VolumeSpec};
 use quoin_api::client::is_unreachable;
 use quoin_api::v1;
 use quoin_nbd::{ExportError, ExportErrorKind};
 use quoin_replication::writer::VoterConfig;
 use quoin_types::collections::HashMap;
-use quoin_types::{ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, VolumeId};
+use quoin_types::limits::MEMBERS_MAX;
+use quoin_types::{ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, ReplicaRole, VolumeId};
 use quoin_wire::LeaseHolder;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,8 +27,6 @@ pub(super) struct Export {
     pub(super) name: String,
     pub(super) id: VolumeId,
     pub(super) epoch: Epoch,
-    /// Of the cluster manager's state when it gave the attachment.
-    pub(super) revision: u64,
 }
 
 /// The attached volumes by name.
@@ -106,38 +105,37 @@ fn begin(shell: &Rc<Shell>, name: &str, reply: &v1::AttachReply) -> Option<Volum
     shell.cluster.set(Some(ClusterId::from_slice(&reply.cluster_id)?));
     let id = spec.id;
     tracing::info!(volume = name, %id, %epoch, former_lease_voided = void.is_some(), "attaching");
-    shell
-        .exports
-        .attached
-        .borrow_mut()
-        .insert(name.into(), Export { name: name.into(), id, epoch, revision: volume.revision });
+    shell.exports.attached.borrow_mut().insert(name.into(), Export { name: name.into(), id, epoch });
     shell.event(|core, now| {
         for node in &reply.nodes {
             core.on_address(NodeId(node.node), &node.data_address);
         }
-        core.attach(spec, Attachment { epoch, void }, now);
+        let attachment = Attachment { epoch, void, steward: false, revision: volume.revision };
+        core.attach(spec, attachment, now);
     });
     Some(id)
 }
 
 /// From the cluster manager's words. `None` if they make no sense.
-pub(super) fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec> {
+fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec> {
     let node = |id: u64| nodes.iter().find(|node| node.node == id);
-    let voter = |replica: &v1::Replica| {
+    let member = |replica: &v1::Replica| {
         let node = node(replica.node)?;
         Some(VoterConfig {
             node: NodeId(replica.node),
             name: node.name.clone(),
             address: node.data_address.clone(),
             replica: ReplicaId(replica.id),
+            role: role(replica.role()),
         })
     };
     let segments: Option<Vec<_>> = volume
         .segments
         .iter()
         .map(|segment| {
-            let voters: Option<Vec<VoterConfig>> = segment.replicas.iter().map(voter).collect();
-            voters.filter(|voters| !voters.is_empty()).map(|voters| (Generation(segment.generation), voters))
+            let members: Option<Vec<VoterConfig>> = segment.replicas.iter().map(member).collect();
+            let members = members.filter(|members| (1..=MEMBERS_MAX).contains(&members.len()))?;
+            Some((Generation(segment.generation), members))
         })
         .collect();
     let segments = segments?;
@@ -151,6 +149,33 @@ pub(super) fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<Vol
         durability: volume.durability().or_default(),
         segments,
     })
+}
+
+fn role(role: v1::ReplicaRole) -> ReplicaRole {
+    match role {
+        v1::ReplicaRole::Unspecified | v1::ReplicaRole::Voter => ReplicaRole::Voter,
+        v1::ReplicaRole::Learner => ReplicaRole::Learner,
+        v1::ReplicaRole::Incoming => ReplicaRole::Incoming,
+        v1::ReplicaRole::Outgoing => ReplicaRole::Outgoing,
+    }
+}
+
+/// What a view of the cluster manager's state shows; what makes no sense in it is left out.
+pub(super) fn view(view: &v1::GatewayView) -> View {
+    let volume = |volume: &v1::Volume| {
+        let attachment = volume.attachment.as_ref()?;
+        Some(ViewedVolume {
+            spec: spec(volume, &view.nodes)?,
+            epoch: Epoch(attachment.epoch),
+            instance: InstanceId::from_slice(&attachment.instance)?,
+            steward: attachment.steward,
+        })
+    };
+    View {
+        revision: view.revision,
+        volumes: view.volumes.iter().filter_map(volume).collect(),
+        nodes: view.nodes.iter().map(|node| (NodeId(node.node), node.data_address.clone())).collect(),
+    }
 }
 
 fn export_error(status: &Status) -> ExportError {

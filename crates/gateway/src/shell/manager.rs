@@ -2,12 +2,12 @@
 
 use super::Shell;
 use super::attach::{self, Export};
-use crate::core::{ReplicaStatus, VolumeReport};
+use crate::core::{ReplicaStatus, SegmentStatus, VolumeReport};
 use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
-use quoin_types::{Epoch, NodeId, VolumeId};
+use quoin_types::{ClusterId, Epoch, VolumeId};
 use std::mem::Discriminant;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,14 +29,14 @@ pub(super) fn spawn(shell: &Rc<Shell>) {
     );
 }
 
-/// Ends attachments, so that others need not wait.
-pub(super) async fn detach_all(shell: &Rc<Shell>, attached: &[Export]) {
-    for Export { name, epoch, .. } in attached {
+/// Ends attachments, so that others need not wait. `clean`: those that leave nothing to repair.
+pub(super) async fn detach_all(shell: &Rc<Shell>, attached: &[Export], clean: &[VolumeId]) {
+    for Export { name, epoch, id } in attached {
         let request = v1::DetachRequest {
             volume: name.clone(),
             epoch: epoch.0,
             gateway: shell.config.id.clone(),
-            ..v1::DetachRequest::default()
+            clean: clean.contains(id),
         };
         if let Err(status) =
             shell.managers.agent(async |mut client| client.detach(request.clone()).await).await
@@ -83,7 +83,8 @@ struct Outline {
     available: bool,
     lossy: bool,
     clients: u32,
-    replicas: Vec<Discriminant<VoterHealth>>,
+    segments: Vec<SegmentStatus>,
+    replicas: Vec<(Discriminant<VoterHealth>, bool)>,
 }
 
 fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
@@ -95,7 +96,12 @@ fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
             available: report.available,
             lossy: report.lossy,
             clients: clients_of(shell, report.volume),
-            replicas: report.replicas.iter().map(|replica| std::mem::discriminant(&replica.health)).collect(),
+            segments: report.segments.clone(),
+            replicas: report
+                .replicas
+                .iter()
+                .map(|replica| (std::mem::discriminant(&replica.health), replica.whole))
+                .collect(),
         })
         .collect()
 }
@@ -120,14 +126,20 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
                 available: report.available,
                 detail: report.detail.clone(),
                 replicas: report.replicas.iter().map(replica_report).collect(),
+                segments: (0..).zip(&report.segments).map(segment_report).collect(),
                 ..v1::AttachmentReport::default()
             })
             .collect(),
     }
 }
 
+fn segment_report((index, status): (u32, &SegmentStatus)) -> v1::SegmentReport {
+    v1::SegmentReport { index, generation: status.generation.0, settled: status.settled }
+}
+
 fn replica_report(status: &ReplicaStatus) -> v1::ReplicaReport {
-    let mut report = v1::ReplicaReport { replica: status.replica.0, ..v1::ReplicaReport::default() };
+    let (replica, whole) = (status.replica.0, status.whole);
+    let mut report = v1::ReplicaReport { replica, whole, ..v1::ReplicaReport::default() };
     match &status.health {
         VoterHealth::InSync => report.set_health(v1::ReplicaHealth::InSync),
         VoterHealth::CatchingUp { done_bytes, total_bytes, bytes_per_second } => {
@@ -167,28 +179,9 @@ async fn watch_once(shell: &Rc<Shell>) -> Result<(), Status> {
         .agent_stream(async |mut client| Ok(client.watch_gateway(request.clone()).await?.into_inner()))
         .await?;
     while let Some(view) = stream.message().await? {
-        see(shell, &view);
+        shell.cluster.set(ClusterId::from_slice(&view.cluster_id).or(shell.cluster.get()));
+        let view = attach::view(&view);
+        shell.event(|core, now| core.on_view(&view, now));
     }
     Ok(())
-}
-
-/// A manager that lags may show a view older than an attach that another one answered: what is older than the attach
-/// says nothing about it.
-fn see(shell: &Rc<Shell>, view: &v1::GatewayView) {
-    for node in &view.nodes {
-        shell.event(|core, _| core.on_address(NodeId(node.node), &node.data_address));
-    }
-    for export in shell.exports.attached().into_iter().filter(|export| view.revision >= export.revision) {
-        let shown = view.volumes.iter().find(|volume| volume.id == export.id.0);
-        let epoch =
-            shown.and_then(|volume| volume.attachment.as_ref()).map(|attachment| Epoch(attachment.epoch));
-        match shown.filter(|_| epoch == Some(export.epoch)) {
-            Some(volume) => {
-                if let Some(spec) = attach::spec(volume, &view.nodes) {
-                    shell.event(|core, now| core.resize(&spec, now));
-                }
-            }
-            None => shell.event(|core, now| core.on_fenced(export.id, now)),
-        }
-    }
 }

@@ -268,6 +268,10 @@ impl Shell {
     /// Gives leases and attachments back.
     async fn let_go(self: &Rc<Self>) {
         let attached = self.exports.attached();
+        let clean: Vec<VolumeId> = {
+            let reports = self.core.borrow().reports();
+            reports.iter().filter(|report| report.is_clean()).map(|report| report.volume).collect()
+        };
         self.event(|core, now| attached.iter().for_each(|export| core.detach(export.id, now)));
         let outboxes: Vec<Outbox> =
             self.nodes.borrow().values().filter_map(node::NodeLink::outbox).cloned().collect();
@@ -276,7 +280,7 @@ impl Shell {
                 // A node that is gone has no use for a release.
                 let _ = outbox.drain().await;
             }
-            manager::detach_all(self, &attached).await;
+            manager::detach_all(self, &attached, &clean).await;
         };
         if tokio::time::timeout(Duration::from_secs(1), sent).await.is_err() {
             tracing::debug!(

@@ -13,7 +13,7 @@ use quoin_storage_node::node::{Assignment, Limits, Node, NodeIdentity, PullId, W
 use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, ScrubJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
-    SegmentId, SessionId, VolumeId,
+    ReplicaRole, SegmentId, SessionId, VolumeId,
 };
 use quoin_wire::{Hello, Message, Speaker};
 use std::collections::{BTreeMap, VecDeque};
@@ -124,6 +124,7 @@ impl World {
                 name: format!("node-{}", node + 1),
                 address: format!("{node}"),
                 replica: ReplicaId(u64::from(index) * 100 + node as u64 + 1),
+                role: ReplicaRole::Voter,
             };
             (Generation(1), (0..nodes).map(voter).collect())
         };
@@ -282,7 +283,8 @@ impl World {
 
     fn attach(&mut self) {
         self.epoch += 1;
-        let attachment = Attachment { epoch: Epoch(self.epoch), void: None };
+        let attachment =
+            Attachment { epoch: Epoch(self.epoch), void: None, steward: false, revision: self.epoch };
         self.core.attach(self.spec.clone(), attachment, self.now);
         self.carry_out_core();
     }

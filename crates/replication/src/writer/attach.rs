@@ -3,8 +3,7 @@
 use super::voter::{Base, Stage};
 use super::{Links, Phase, Segment};
 use crate::history::{end_point, started};
-use quoin_types::quorum::meets_every_majority;
-use quoin_types::{Moment, Seq};
+use quoin_types::{Moment, Seq, joint};
 use quoin_wire::{
     Message, OpenReply, Point, Refusal, ReplicaReport, Resync, ResyncMode, StartEpoch, StartEpochReply,
 };
@@ -25,8 +24,8 @@ impl Segment {
             Ok(report) => report,
             Err(refusal) => return self.open_refused(index, refusal, now),
         };
-        if self.phase != Phase::Running {
-            // R2: counted from the arrival of the answer.
+        if self.phase != Phase::Running && self.voters[index].role().votes() {
+            // R2: counted from the arrival of the answer. Nobody reads under a learner's lease.
             self.serve_from = self.serve_from.max(now + report.lease_remainder);
         }
         if let Some(reason) = self.impossible(&report).or_else(|| self.broken_promise(index, &report)) {
@@ -35,7 +34,8 @@ impl Segment {
         self.voters[index].stage = Stage::Opened(report);
         match self.phase {
             Phase::Opening { .. } => self.decide(now, links),
-            Phase::Recovering { .. } if self.voters[index].unfit => {}
+            // A learner's turn comes when the epoch has started.
+            Phase::Recovering { .. } if self.voters[index].unfit || !self.voters[index].role().votes() => {}
             // Step 3: late answers count until step 5. One that has more than the authority is the better one.
             Phase::Recovering { authority } if self.rank(index) > self.rank(authority) => {
                 self.authority_lost(authority, now, links);
@@ -107,18 +107,23 @@ impl Segment {
     /// A voter became live.
     pub(super) fn went_live(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         self.pump(index, now, links);
-        if self.phase == Phase::Starting && self.live_count() >= self.majority() {
-            self.phase = Phase::Running;
-        }
+        self.run_if_started();
         for other in 0..self.voters.len() {
             self.catch_up(other, now, links);
         }
         self.advance(now, links);
     }
 
+    /// Attach, the end of step 5: the epoch has started on a majority.
+    pub(super) fn run_if_started(&mut self) {
+        if self.phase == Phase::Starting && self.is_majority(super::Voter::is_live) {
+            self.phase = Phase::Running;
+        }
+    }
+
     fn open_refused(&mut self, index: usize, refusal: Refusal, now: Moment) {
         match refusal {
-            Refusal::HigherEpoch(_) | Refusal::OtherInstance | Refusal::HigherGeneration(_) => self.fence(),
+            Refusal::HigherEpoch(_) | Refusal::OtherInstance => self.fence(),
             Refusal::UnknownReplica | Refusal::OtherSegment => {
                 self.voters[index].fail("its storage node no longer holds it".into());
             }
@@ -151,31 +156,30 @@ impl Segment {
     /// Step 3: once a majority has answered, find the authority.
     fn decide(&mut self, now: Moment, links: &mut dyn Links) {
         let Phase::Opening { since, majority_since } = self.phase else { return };
-        let has_answered = |voter: &super::Voter| voter.report().is_some() && !voter.unfit;
-        let answered: Vec<usize> =
-            (0..self.voters.len()).filter(|i| has_answered(&self.voters[*i])).collect();
-        if answered.len() < self.majority() {
+        let has_answered =
+            |voter: &super::Voter| voter.role().votes() && voter.report().is_some() && !voter.unfit;
+        if !self.is_majority(has_answered) {
             return;
         }
+        let answered: Vec<usize> =
+            (0..self.voters.len()).filter(|i| has_answered(&self.voters[*i])).collect();
         let majority_since = majority_since.unwrap_or(now);
         self.phase = Phase::Opening { since, majority_since: Some(majority_since) };
-        let unshaken =
-            answered.iter().filter(|i| self.report_of(**i).is_some_and(|report| !report.shaken)).count();
-        if unshaken < meets_every_majority(self.voters.len()) {
-            // A2: without a majority's memory, accepted writes may be missing.
-            if now.since(since) < self.config.timing.lossy_after {
-                return;
-            }
+        let remembers =
+            |voter: &super::Voter| has_answered(voter) && voter.report().is_some_and(|report| !report.shaken);
+        let lossy = !joint::meets_majorities(&self.voters, super::Voter::role, remembers);
+        // A2: without a majority's memory, accepted writes may be missing.
+        if lossy && now.since(since) < self.config.timing.lossy_after {
+            return;
         }
         // Said anew by each decision: an answer that came late may have what was missing.
-        self.lossy = unshaken < meets_every_majority(self.voters.len());
+        self.lossy = lossy;
         let authority =
             *answered.iter().max_by_key(|index| self.rank(**index)).expect("a majority has answered");
-        let equal: Vec<usize> =
-            answered.iter().copied().filter(|index| self.equals(*index, authority)).collect();
+        let is_equal = |voter: &super::Voter| has_answered(voter) && self.equal_reports(voter, authority);
         let more_may_come = self.voters.iter().any(|voter| voter.stage == Stage::Opening)
             && now.since(majority_since) < self.config.timing.late_answers;
-        if equal.len() < self.majority() && more_may_come {
+        if !self.is_majority(is_equal) && more_may_come {
             return;
         }
         self.phase = Phase::Recovering { authority };
@@ -195,11 +199,10 @@ impl Segment {
         self.report_of(index).map(|report| (end_point(&report.history, report.last), !report.mixed))
     }
 
-    fn equals(&self, index: usize, authority: usize) -> bool {
-        let (Some(own), Some(best)) = (self.report_of(index), self.report_of(authority)) else {
-            return false;
-        };
-        index == authority
+    /// Whether a voter is in the authority's very state.
+    fn equal_reports(&self, voter: &super::Voter, authority: usize) -> bool {
+        let (Some(own), Some(best)) = (voter.report(), self.report_of(authority)) else { return false };
+        voter.config.replica == self.voters[authority].config.replica
             || (!own.mixed
                 && !best.mixed
                 && end_point(&own.history, own.last) == end_point(&best.history, best.last))
@@ -207,7 +210,7 @@ impl Segment {
 
     /// Step 4 for one voter: it is equal to the authority, or pulls from it.
     fn recover(&mut self, index: usize, authority: usize, now: Moment, links: &mut dyn Links) {
-        if self.equals(index, authority) {
+        if self.equal_reports(&self.voters[index], authority) {
             self.voters[index].stage = Stage::Equal;
             return self.start_if_majority(authority, now, links);
         }
@@ -227,8 +230,9 @@ impl Segment {
 
     /// Step 5, when a majority is in the authority's state. The decision is for good: under one epoch there is one start.
     fn start_if_majority(&mut self, authority: usize, now: Moment, links: &mut dyn Links) {
-        let equal = self.voters.iter().filter(|voter| voter.stage == Stage::Equal).count();
-        let Some(report) = self.report_of(authority).filter(|_| equal + 1 >= self.majority()) else { return };
+        let leader = self.voters[authority].config.replica;
+        let equal = self.is_majority(|voter| voter.stage == Stage::Equal || voter.config.replica == leader);
+        let Some(report) = self.report_of(authority).filter(|_| equal) else { return };
         if self.phase != (Phase::Recovering { authority }) {
             return;
         }

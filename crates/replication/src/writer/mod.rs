@@ -10,6 +10,7 @@
 
 mod attach;
 mod catch_up;
+mod configure;
 mod log;
 mod read;
 mod voter;
@@ -22,8 +23,9 @@ use crate::timing::Timing;
 use bytes::Bytes;
 use log::Log;
 use quoin_types::collections::HashMap;
-use quoin_types::quorum::majority;
-use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq};
+use quoin_types::{
+    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq, joint,
+};
 use quoin_wire::{LeaseHolder, Message, Open, Position, Refusal, Refused};
 use read::{Mending, PendingRead};
 use std::collections::{BTreeSet, VecDeque};
@@ -108,7 +110,7 @@ pub struct SegmentConfig {
     pub id: SegmentId,
     /// Its configuration's number.
     pub generation: Generation,
-    /// Its replicas whose acks count.
+    /// The members of its configuration, learners included; at most [`quoin_types::limits::MEMBERS_MAX`].
     pub voters: Vec<VoterConfig>,
     /// When plain writes are acknowledged.
     pub durability: Durability,
@@ -161,7 +163,9 @@ pub struct Segment {
     mending: Vec<Mending>,
     next_read: u64,
     /// The voter that the last reads went to.
-    usual_reader: Option<usize>,
+    usual_reader: Option<ReplicaId>,
+    /// C1: what was given a seq before the present configuration began to be used.
+    settled_at: Seq,
     /// R1: reads that have their data and wait for a write they saw.
     reads_to_commit: Vec<(Seq, Token, Bytes)>,
     completions: Vec<Completion>,
@@ -206,6 +210,7 @@ impl Segment {
             // An answer to a read of an earlier epoch, late on the same session, must not meet a read of this one.
             next_read,
             usual_reader: None,
+            settled_at: Seq::ZERO,
             reads_to_commit: Vec::new(),
             completions: Vec::new(),
             serving_allowed: false,
@@ -256,7 +261,7 @@ impl Segment {
 
     /// Whether a majority takes writes.
     pub fn is_available(&self) -> bool {
-        self.phase == Phase::Running && self.live_count() >= self.majority()
+        self.phase == Phase::Running && self.is_majority(Voter::is_live)
     }
 
     /// Whether something is under way that needs ticks soon.
@@ -417,12 +422,9 @@ impl Segment {
         self.completions.extend(tokens.map(|token| Completion::Failed(token, Failure::Fenced)));
     }
 
-    fn majority(&self) -> usize {
-        majority(self.voters.len())
-    }
-
-    fn live_count(&self) -> usize {
-        self.voters.iter().filter(|voter| voter.is_live()).count()
+    /// Whether those voters for which `yes` holds are a majority; in a joint configuration, of both halves (rule C1).
+    fn is_majority(&self, yes: impl Fn(&Voter) -> bool) -> bool {
+        joint::is_majority(&self.voters, Voter::role, yes)
     }
 
     fn voter(&self, replica: ReplicaId) -> Option<usize> {
@@ -434,7 +436,7 @@ impl Segment {
     }
 
     fn has_lease(&self, now: Moment) -> bool {
-        self.voters.iter().filter(|voter| voter.lease_until > now).count() >= self.majority()
+        self.is_majority(|voter| voter.lease_until > now)
     }
 
     fn may_serve(&self, now: Moment) -> bool {

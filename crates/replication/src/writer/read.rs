@@ -2,7 +2,7 @@
 
 use super::voter::Stage;
 use super::{Completion, Failure, Links, Request, Segment, Token};
-use quoin_types::Moment;
+use quoin_types::{Moment, ReplicaId};
 use quoin_wire::{Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(super) struct Mending {
 
 #[derive(Clone, Debug)]
 struct Attempt {
-    voter: usize,
+    voter: ReplicaId,
     sent_at: Moment,
     outcome: Outcome,
 }
@@ -81,7 +81,8 @@ impl Segment {
         let Some(index) = self.voter(reply.replica) else { return };
         let Some(read) = self.reads.get_mut(&reply.id) else { return };
         let length = read.length;
-        let open = |attempt: &&mut Attempt| attempt.voter == index && attempt.outcome == Outcome::Open;
+        let open =
+            |attempt: &&mut Attempt| attempt.voter == reply.replica && attempt.outcome == Outcome::Open;
         let Some(attempt) = read.attempts.iter_mut().find(open) else { return };
         let latency = now.since(attempt.sent_at);
         attempt.outcome = match &reply.result {
@@ -109,8 +110,9 @@ impl Segment {
     /// A voter's session has ended: what was asked of it is asked of another.
     pub(super) fn retry_reads_of(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let mut stranded = Vec::new();
+        let replica = self.voters[index].config.replica;
         for (id, read) in &mut self.reads {
-            for attempt in read.attempts.iter_mut().filter(|attempt| attempt.voter == index) {
+            for attempt in read.attempts.iter_mut().filter(|attempt| attempt.voter == replica) {
                 attempt.outcome = Outcome::Refused;
             }
             if !read.is_open() {
@@ -124,14 +126,15 @@ impl Segment {
     pub(super) fn tick_reads(&mut self, now: Moment, links: &mut dyn Links) {
         self.retry_mending(now, links);
         let timing = self.config.timing;
-        let late = |voters: &[super::Voter], read: &PendingRead| {
+        let voter = |replica: ReplicaId| self.voters.iter().find(|voter| voter.config.replica == replica);
+        let late = |read: &PendingRead| {
             let [attempt] = read.attempts.as_slice() else { return false };
-            let usual = voters[attempt.voter].latency * 4;
+            let usual = voter(attempt.voter).map_or(Duration::ZERO, |voter| voter.latency * 4);
             attempt.outcome == Outcome::Open
                 && now.since(attempt.sent_at) >= usual.clamp(timing.hedge_min, timing.hedge_max)
         };
         let mut hedged: Vec<u64> =
-            self.reads.iter().filter(|(_, read)| late(&self.voters, read)).map(|(id, _)| *id).collect();
+            self.reads.iter().filter(|(_, read)| late(read)).map(|(id, _)| *id).collect();
         hedged.sort_unstable();
         for id in hedged {
             if self.ask(id, now, links) {
@@ -141,8 +144,11 @@ impl Segment {
         let limit = timing.unanswered_max;
         for read in self.reads.values() {
             for attempt in read.attempts.iter().filter(|attempt| attempt.outcome == Outcome::Open) {
-                if now.since(attempt.sent_at) > limit {
-                    links.cut(self.voters[attempt.voter].config.node, "it does not answer reads");
+                if now.since(attempt.sent_at) > limit
+                    && let Some(voter) =
+                        self.voters.iter().find(|voter| voter.config.replica == attempt.voter)
+                {
+                    links.cut(voter.config.node, "it does not answer reads");
                 }
             }
         }
@@ -179,7 +185,8 @@ impl Segment {
             let again_at = now + self.config.timing.retry;
             self.mending.push(Mending { token, offset, length, since, again_at });
         } else {
-            let everywhere = read.attempts.len() == self.voters.len();
+            let voters = self.voters.iter().filter(|voter| voter.role().votes()).count();
+            let everywhere = read.attempts.len() == voters;
             let failure = if everywhere { Failure::Damaged } else { Failure::DamagedInReach };
             self.completions.push(Completion::Failed(token, failure));
         }
@@ -212,28 +219,26 @@ impl Segment {
         let Some(read) = self.reads.get_mut(&id) else { return false };
         let committed = self.committed;
         // R0: it must have been sent, in this session, everything that was acknowledged.
-        let may_serve = |index: usize, voter: &super::Voter| {
+        let may_serve = |voter: &&super::Voter| {
             voter.is_live()
+                && voter.role().votes()
                 && voter.sent >= committed
-                && read.attempts.iter().all(|attempt| attempt.voter != index)
+                && read.attempts.iter().all(|attempt| attempt.voter != voter.config.replica)
         };
-        let candidates = self.voters.iter().enumerate().filter(|(index, voter)| may_serve(*index, voter));
+        let candidates = || self.voters.iter().filter(may_serve);
         // The one on this machine, else the one that answers soonest.
         let best =
-            candidates.min_by_key(|(_, voter)| (!voter.local, voter.latency + voter.oldest_unanswered(now)));
-        let Some((mut index, best)) = best else { return false };
-        if let Some((usual, voter)) =
-            self.usual_reader.and_then(|usual| Some((usual, self.voters.get(usual)?)))
-            && may_serve(usual, voter)
-            && voter.local == best.local
-            && voter.latency + voter.oldest_unanswered(now) <= best.latency * 2 + SLOWER_MIN
-        {
-            index = usual;
-        }
+            candidates().min_by_key(|voter| (!voter.local, voter.latency + voter.oldest_unanswered(now)));
+        let Some(best) = best else { return false };
+        let usual = candidates().find(|voter| {
+            Some(voter.config.replica) == self.usual_reader
+                && voter.local == best.local
+                && voter.latency + voter.oldest_unanswered(now) <= best.latency * 2 + SLOWER_MIN
+        });
+        let voter = usual.unwrap_or(best);
         if read.attempts.is_empty() {
-            self.usual_reader = Some(index);
+            self.usual_reader = Some(voter.config.replica);
         }
-        let voter = &self.voters[index];
         let message = Read {
             id,
             replica: voter.config.replica,
@@ -243,7 +248,8 @@ impl Segment {
             length: read.length,
         };
         links.send(voter.config.node, Message::Read(message));
-        read.attempts.push(Attempt { voter: index, sent_at: now, outcome: Outcome::Open });
+        let attempt = Attempt { voter: voter.config.replica, sent_at: now, outcome: Outcome::Open };
+        read.attempts.push(attempt);
         true
     }
 

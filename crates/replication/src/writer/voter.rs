@@ -1,6 +1,6 @@
 //! One voter, as its gateway sees it.
 
-use quoin_types::{Moment, NodeId, ReplicaId, Seq};
+use quoin_types::{Moment, NodeId, ReplicaId, ReplicaRole, Seq};
 use quoin_wire::{Point, ReplicaReport, Source};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,6 +16,8 @@ pub struct VoterConfig {
     pub address: String,
     /// Its replica of the segment.
     pub replica: ReplicaId,
+    /// What it is in the segment's configuration.
+    pub role: ReplicaRole,
 }
 
 /// Where a voter stands.
@@ -54,6 +56,8 @@ pub struct VoterStatus {
     pub name: String,
     /// How it does.
     pub health: VoterHealth,
+    /// Whether it surely has every acknowledged write, should it be the only one left of two (rule C3).
+    pub whole: bool,
 }
 
 /// How a voter does.
@@ -172,6 +176,19 @@ impl Voter {
         self.stage == Stage::Live
     }
 
+    pub(crate) fn role(&self) -> ReplicaRole {
+        self.config.role
+    }
+
+    /// C3: whether it is known to be complete, unmixed and unshaken: in sync, or just opened and well.
+    fn is_whole(&self) -> bool {
+        match &self.stage {
+            Stage::Live => self.settle_at.is_none(),
+            Stage::Opened(report) => !report.mixed && !report.shaken,
+            _ => false,
+        }
+    }
+
     pub(crate) fn report(&self) -> Option<&ReplicaReport> {
         match &self.stage {
             Stage::Opened(report) => Some(report),
@@ -264,7 +281,12 @@ impl Voter {
                 bytes_per_second: self.progress.bytes_per_second,
             },
         };
-        VoterStatus { replica: self.config.replica, name: self.config.name.clone(), health }
+        VoterStatus {
+            replica: self.config.replica,
+            name: self.config.name.clone(),
+            health,
+            whole: self.is_whole(),
+        }
     }
 }
 

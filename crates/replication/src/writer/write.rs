@@ -2,8 +2,7 @@
 
 use super::voter::Stage;
 use super::{Completion, Credit, Failure, Links, Operation, Phase, Request, Segment, Token};
-use quoin_types::quorum::majority_position;
-use quoin_types::{Durability, Moment, Seq};
+use quoin_types::{Durability, Moment, Seq, joint};
 
 /// The most bytes on their way to one voter without an answer.
 const WINDOW_BYTES: usize = 16 << 20;
@@ -61,18 +60,14 @@ impl Segment {
 
     /// W5: decided before a seq is given. Too few live voters, or too much in memory, is `Later`.
     fn room_for(&self, operation: &Operation, links: &dyn Links) -> Credit {
-        let majority = self.majority();
-        if self.live_count() < majority || self.log.bytes() > self.config.retained_bytes_max {
+        if !self.is_majority(super::Voter::is_live) || self.log.bytes() > self.config.retained_bytes_max {
             return Credit::Later;
         }
         let extents = operation.extents_touched();
-        let credits = self.voters.iter().filter(|voter| voter.is_live());
-        let credits: Vec<Credit> = credits.map(|voter| links.credit(voter.config.node, extents)).collect();
-        let enough = credits.iter().filter(|credit| **credit == Credit::Enough).count();
-        let full = credits.iter().filter(|credit| **credit == Credit::Full).count();
-        if enough >= majority {
+        let credit = |voter: &super::Voter| links.credit(voter.config.node, extents);
+        if self.is_majority(|voter| voter.is_live() && credit(voter) == Credit::Enough) {
             Credit::Enough
-        } else if credits.len() - full >= majority {
+        } else if self.is_majority(|voter| voter.is_live() && credit(voter) != Credit::Full) {
             Credit::Later
         } else {
             Credit::Full
@@ -136,15 +131,17 @@ impl Segment {
             return;
         }
         let accepted = |voter: &super::Voter| if voter.is_live() { voter.accepted } else { Seq::ZERO };
-        let mut positions: Vec<Seq> = self.voters.iter().map(accepted).collect();
-        let accepted = majority_position(&mut positions).unwrap_or_default();
-        let mut positions: Vec<Seq> = self.voters.iter().map(|voter| voter.durable).collect();
-        let durable = majority_position(&mut positions).unwrap_or_default().min(self.log.last());
-        self.durable = self.durable.max(durable);
+        let accepted = joint::position(&self.voters, super::Voter::role, accepted);
+        self.durable = self.durable.max(self.durable_on_majority());
         self.committed = self.committed.max(accepted).max(self.durable);
         self.acknowledge();
         self.trim();
         self.start_waiting(now, links);
+    }
+
+    /// What is durable on a majority of the present configuration.
+    pub(super) fn durable_on_majority(&self) -> Seq {
+        joint::position(&self.voters, super::Voter::role, |voter| voter.durable).min(self.log.last())
     }
 
     /// What reads may show (rule R1): nothing that a failover could undo.

@@ -190,7 +190,7 @@ impl Gateway {
             epoch: self.epoch,
             blocks: (first..first + count).collect(),
             invoked: real,
-            acked: u64::MAX,
+            acked: None,
             durable: false,
             void: false,
             seq: 0,
@@ -239,14 +239,14 @@ impl Gateway {
             match (asked, completion) {
                 (Asked::Write { number, durable }, Completion::Done(_)) => {
                     let write = checker.writes.get_mut(&number).expect("noted");
-                    write.acked = real;
+                    write.acked = Some(real);
                     write.durable = durable || self.write_through;
                 }
                 (Asked::Write { number, .. }, Completion::Failed(_, failure)) => {
                     let write = checker.writes.get_mut(&number).expect("noted");
                     write.void = failure == Failure::NoSpace;
                 }
-                (Asked::Flush { invoked }, Completion::Done(_)) => checker.flushed(self.epoch, invoked),
+                (Asked::Flush { invoked }, Completion::Done(_)) => checker.flushed(self.epoch, invoked, real),
                 (Asked::Read { first, count, invoked }, Completion::Read(_, data)) => {
                     self.note_read(checker, zero_numbers, first, count, invoked, real, &data)?;
                 }

@@ -5,6 +5,7 @@ use crate::rng::Rng;
 use crate::world::{MILLISECOND, Setup, World};
 use quoin_replication::writer::VoterHealth;
 use quoin_types::Durability;
+use std::collections::BTreeSet;
 
 fn random_setup(rng: &mut Rng) -> Setup {
     Setup {
@@ -50,7 +51,7 @@ fn run_world(seed: u64) -> Result<World, String> {
 
 /// What a run exercised.
 fn summary(world: &World) -> String {
-    let acked = world.checker.writes.values().filter(|write| write.acked != u64::MAX).count();
+    let acked = world.checker.writes.values().filter(|write| write.acked.is_some()).count();
     let statistics = world.gateways.iter().map(|gateway| gateway.segment.statistics());
     let (resends, resyncs) = statistics.fold((0, 0), |(a, b), s| (a + s.resends, b + s.resyncs));
     let (writes, attached) = (world.checker.writes.len(), world.gateways.len());
@@ -186,8 +187,8 @@ pub(crate) fn finish(world: &mut World) -> Result<(), String> {
     world.run_until(world.now + 20 * MILLISECOND);
     problem(world)?;
     compare(world)?;
-    world.checker.check()?;
-    check_histories(world)
+    let durable = world.checker.check()?;
+    check_histories(world, &durable)
 }
 
 fn problem(world: &World) -> Result<(), String> {
@@ -238,11 +239,11 @@ fn compare(world: &World) -> Result<(), String> {
 }
 
 /// Every acknowledged write is in the history that all replicas share (W1, A2): at most one epoch acknowledges.
-fn check_histories(world: &World) -> Result<(), String> {
+fn check_histories(world: &World, durable: &BTreeSet<u64>) -> Result<(), String> {
     let history = world.last_history();
     for (number, write) in &world.checker.writes {
         let lossy_since = world.checker.lossy.range(write.epoch + 1..).next().is_some();
-        if write.acked == u64::MAX || (lossy_since && !write.durable) || write.seq == 0 {
+        if write.acked.is_none() || (lossy_since && !durable.contains(number)) || write.seq == 0 {
             continue;
         }
         let at = history.iter().position(|start| start.epoch.0 == write.epoch);

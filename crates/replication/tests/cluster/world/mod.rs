@@ -384,6 +384,7 @@ impl World {
             name: format!("n{node}"),
             address: String::new(),
             replica: ReplicaId(node as u64),
+            role: quoin_types::ReplicaRole::Voter,
         };
         let config = SegmentConfig {
             id: SegmentId::default(),

@@ -1,0 +1,67 @@
+//! W1: an acknowledged write is accepted by a majority of the voters, and one whose answer promised durability is durable
+//! on one. Judged at the moment of the answer, by what the storage nodes have said of themselves.
+
+use super::{Acknowledged, Sent};
+use quoin_cluster::Volume;
+use quoin_types::collections::HashMap;
+use quoin_types::quorum::majority;
+use quoin_types::{Epoch, ReplicaId, Seq};
+use quoin_wire::{OpenReply, Position};
+
+/// The furthest that each replica has said it was, by the epoch that it had promised.
+#[derive(Default)]
+pub(super) struct Positions {
+    told: HashMap<(ReplicaId, Epoch), (Seq, Seq)>,
+}
+
+impl Positions {
+    pub(super) fn told(&mut self, position: &Position) {
+        let known = self.told.entry((position.replica, position.epoch)).or_default();
+        known.0 = known.0.max(position.accepted);
+        known.1 = known.1.max(position.durable);
+    }
+
+    /// What a replica reports to an `Open` is durable.
+    pub(super) fn opened(&mut self, reply: &OpenReply) {
+        let Ok(report) = &reply.result else { return };
+        if let Some(last) = report.history.last().filter(|_| !report.mixed) {
+            let known = self.told.entry((reply.replica, last.epoch)).or_default();
+            *known = (known.0.max(report.last), known.1.max(report.last));
+        }
+    }
+
+    /// The last durable position that a replica has told under an epoch.
+    pub(super) fn durable(&self, replica: ReplicaId, epoch: Epoch) -> Seq {
+        self.told.get(&(replica, epoch)).map_or(Seq::ZERO, |known| known.1)
+    }
+
+    pub(super) fn acknowledged(
+        &self,
+        told: &Acknowledged<'_>,
+        durable: bool,
+        volume: &Volume,
+        sent: &HashMap<u64, Sent>,
+    ) -> Result<(), String> {
+        // Zeroes are not told apart, and parts of blocks are written with what is around them.
+        for (_, value) in told.values.iter().filter(|(register, value)| *value != 0 && *register < 1 << 32) {
+            let Some(sent) = sent.get(value) else {
+                return Err(format!("the write of {value} is acknowledged, and was sent to nobody"));
+            };
+            if !self.has_majority(sent, durable, volume) {
+                let what = if durable { "durable on" } else { "accepted by" };
+                return Err(format!("{value} is acknowledged at {sent:?}, and is not {what} a majority"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_majority(&self, sent: &Sent, durable: bool, volume: &Volume) -> bool {
+        let Some(segment) = volume.segments.get(sent.segment.index as usize) else { return false };
+        let has = |replica: ReplicaId| {
+            let known = self.told.get(&(replica, sent.epoch)).copied().unwrap_or_default();
+            (if durable { known.1 } else { known.0 }) >= sent.seq
+        };
+        let with = segment.replicas.iter().filter(|replica| has(replica.id)).count();
+        with >= majority(segment.replicas.len())
+    }
+}

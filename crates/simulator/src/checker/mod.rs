@@ -1,0 +1,147 @@
+//! What must hold, one file each. Some is judged while the world runs, from what processes say to each other and what
+//! clients are told; the rest when everything is healed and quiet.
+
+mod acknowledged_is_on_a_majority;
+mod bounded_memory;
+mod flushed_is_durable;
+mod linearizable;
+mod no_amnesia;
+mod no_space_leak;
+mod replicas_converge;
+mod single_writer;
+
+pub(crate) use bounded_memory::check as bounded_memory;
+pub(crate) use linearizable::check as linearizable;
+pub(crate) use no_space_leak::check as no_space_leak;
+pub(crate) use replicas_converge::check as replicas_converge;
+
+use crate::queue::Nanos;
+use crate::world::NodeProcess;
+use acknowledged_is_on_a_majority::Positions;
+use flushed_is_durable::Unflushed;
+use no_amnesia::Memory;
+use quoin_cluster::Volume;
+use quoin_history::History;
+use quoin_types::collections::HashMap;
+use quoin_types::{BLOCK_BYTES, Durability, Epoch, ReplicaId, SegmentId, Seq};
+use quoin_wire::Message;
+use single_writer::Writers;
+
+/// Where a value was sent: the place of its write in its segment's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sent {
+    segment: SegmentId,
+    epoch: Epoch,
+    seq: Seq,
+}
+
+/// An acknowledgement to a client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acknowledged<'a> {
+    /// The epoch of the client's session.
+    pub(crate) epoch: u64,
+    /// When it was asked.
+    pub(crate) start: Nanos,
+    /// When it was answered.
+    pub(crate) end: Nanos,
+    /// Registers with the values written to them.
+    pub(crate) values: &'a [(u64, u64)],
+    /// It promised durability.
+    pub(crate) durable: bool,
+}
+
+/// Sees and hears everything, and never says a word to the processes.
+pub(crate) struct Observer {
+    pub(crate) history: History,
+    durability: Durability,
+    segments: HashMap<ReplicaId, SegmentId>,
+    sent: HashMap<u64, Sent>,
+    positions: Positions,
+    unflushed: Unflushed,
+    writers: Writers,
+    memory: Memory,
+    problem: Option<String>,
+}
+
+impl Observer {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self {
+            history: History::default(),
+            durability,
+            segments: HashMap::default(),
+            sent: HashMap::default(),
+            positions: Positions::default(),
+            unflushed: Unflushed::default(),
+            writers: Writers::default(),
+            memory: Memory::default(),
+            problem: None,
+        }
+    }
+
+    /// What is wrong, if something is; told once.
+    pub(crate) fn problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+
+    fn note(&mut self, result: Result<(), String>) {
+        if let Err(problem) = result {
+            self.problem.get_or_insert(problem);
+        }
+    }
+
+    /// A gateway sends a message to a storage node.
+    pub(crate) fn gateway_says(&mut self, message: &Message) {
+        match message {
+            Message::Open(open) => {
+                self.segments.insert(open.replica, open.segment);
+            }
+            Message::Write(write) => {
+                let Some(segment) = self.segments.get(&write.replica).copied() else { return };
+                let sent = Sent { segment, epoch: write.epoch, seq: write.seq };
+                for block in write.data.chunks(BLOCK_BYTES as usize) {
+                    let value = u64::from_le_bytes(block[..8].try_into().unwrap_or_default());
+                    if value != 0 {
+                        self.sent.entry(value).or_insert(sent);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A storage node sends a message.
+    pub(crate) fn node_says(&mut self, process: &NodeProcess, message: &Message) {
+        match message {
+            Message::Positions(positions) => {
+                positions.replicas.iter().for_each(|position| self.positions.told(position));
+            }
+            Message::OpenReply(reply) => {
+                let disk = process.node.as_ref().map(|node| node.identity().disk).unwrap_or_default();
+                let result = self.memory.opened(reply, disk, &self.positions);
+                self.note(result);
+                self.positions.opened(reply);
+            }
+            _ => {}
+        }
+    }
+
+    /// The attachment began without proof that every accepted write was there (rule A2).
+    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) {
+        self.history.push_lossy(epoch.0);
+    }
+
+    /// A client was told that its write, or its flush (which has no values), is done.
+    pub(crate) fn acknowledged(&mut self, volume: Option<&Volume>, told: &Acknowledged<'_>, is_flush: bool) {
+        let result = self.writers.acknowledged(told);
+        self.note(result);
+        let Some(volume) = volume else { return };
+        if is_flush {
+            let result = self.unflushed.flushed(told, volume, &self.positions, &self.sent);
+            return self.note(result);
+        }
+        let durable = told.durable || self.durability == Durability::WriteThrough;
+        let result = self.positions.acknowledged(told, durable, volume, &self.sent);
+        self.note(result);
+        self.unflushed.acknowledged(told);
+    }
+}

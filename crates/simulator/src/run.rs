@@ -1,0 +1,178 @@
+//! One run: a cluster from its seed, faults, healing, and what must hold then.
+
+use crate::checker;
+use crate::queue::{MILLISECOND, Nanos, SECOND};
+use crate::scenario::Scenario;
+use crate::setup::Setup;
+use crate::trace::Trace;
+use crate::world::World;
+use quoin_history::History;
+use quoin_replication::writer::VoterHealth;
+
+/// In which a cluster without faults creates its volume.
+const BIRTH_MAX: Nanos = 20 * SECOND;
+/// Faults end after this time, whatever was done by then.
+const FAULTS_MAX: Nanos = 60 * SECOND;
+/// Liveness: in which everything works again once nothing breaks any more.
+const HEALING_MAX: Nanos = 60 * SECOND;
+/// In which the last round is answered.
+const LAST_ROUND_MAX: Nanos = 10 * SECOND;
+
+/// What came of a run.
+pub struct Run {
+    /// What is wrong; nothing if all is well.
+    pub problem: Option<String>,
+    /// A number that differs when anything in two runs differs.
+    pub digest: u64,
+    /// Events.
+    pub events: u64,
+    /// Requests of clients.
+    pub asked: u64,
+    /// Those that were answered well.
+    pub answered: u64,
+    /// Faults were over at this virtual time.
+    pub healed_ns: u64,
+    /// Everything was over at this virtual time.
+    pub ended_ns: u64,
+    /// What the clients saw.
+    pub history: History,
+    /// What it was drawn from the seed.
+    pub setup: String,
+}
+
+/// Runs a seed.
+pub fn run(scenario: &Scenario, seed: u64, trace: Trace) -> Run {
+    let setup = Setup::draw(scenario, seed);
+    let description = format!("{setup:?}");
+    let mut world = World::new(setup, seed, trace);
+    world.trace.line(0, || description.clone());
+    let mut healed_ns = 0;
+    let result = live(&mut world, &mut healed_ns);
+    let problem = world.problem.take().or(result.err());
+    Run {
+        problem,
+        digest: world.trace.digest(),
+        events: world.trace.events(),
+        asked: world.workload.asked,
+        answered: world.workload.answered,
+        healed_ns,
+        ended_ns: world.now,
+        history: std::mem::take(&mut world.observer.history),
+        setup: description,
+    }
+}
+
+fn live(world: &mut World, healed_ns: &mut Nanos) -> Result<(), String> {
+    until(world, BIRTH_MAX, "the volume is not created", World::prepare_volume)?;
+    world.start_clients();
+    until(world, BIRTH_MAX, "nobody can use the volume", |world| world.workload.answered > 0)?;
+    world.arm_fault();
+    let enough = world.setup.operations;
+    let end = world.now + FAULTS_MAX;
+    while world.now < end && world.workload.asked < enough {
+        step(world, 20 * MILLISECOND)?;
+    }
+    world.heal();
+    *healed_ns = world.now;
+    until(world, HEALING_MAX, "not everything works again", is_well)?;
+    world.workload.active = false;
+    until(world, HEALING_MAX, "not everything is quiet", is_quiet)?;
+    last_round(world)
+}
+
+fn step(world: &mut World, time: Nanos) -> Result<(), String> {
+    world.run_until(world.now + time);
+    let problem = world.observer.problem();
+    world.problem.take().or(problem).map_or(Ok(()), Err)
+}
+
+/// Lets the world run until something is so.
+fn until(
+    world: &mut World,
+    at_most: Nanos,
+    otherwise: &str,
+    mut is_so: impl FnMut(&mut World) -> bool,
+) -> Result<(), String> {
+    let end = world.now + at_most;
+    while !is_so(world) {
+        if world.now >= end {
+            return Err(format!("{otherwise} within {} s: {}", at_most / SECOND, describe(world)));
+        }
+        step(world, 10 * MILLISECOND)?;
+    }
+    Ok(())
+}
+
+/// All clients are connected to the gateway they want, and all its replicas are in sync.
+fn is_well(world: &mut World) -> bool {
+    world.clients.iter().all(|client| client.is_connected())
+        && world.nodes.iter().all(|node| node.node.is_some())
+        && in_sync(world)
+}
+
+fn in_sync(world: &World) -> bool {
+    let gateway = world.workload.targets[0];
+    let Some(running) = &world.gateways[gateway].running else { return false };
+    let reports = running.core.reports();
+    !reports.is_empty() && reports.iter().all(quoin_gateway::core::VolumeReport::is_clean)
+}
+
+fn is_quiet(world: &mut World) -> bool {
+    is_well(world) && world.clients.iter().all(|client| client.is_idle())
+}
+
+/// Nothing is under way on any disk, and all replicas of a segment are at one position.
+fn at_rest(world: &mut World) -> bool {
+    let Some(volume) = world.manager.volume() else { return false };
+    let position = |replica: &quoin_cluster::Replica| {
+        let process = world.nodes.iter().find(|process| process.id() == replica.node)?;
+        Some(process.node.as_ref()?.engine().replica(replica.id)?.position)
+    };
+    let agree = volume.segments.iter().all(|segment| {
+        let positions: Vec<_> = segment.replicas.iter().map(position).collect();
+        positions[0].is_some() && positions.iter().all(|other| *other == positions[0])
+    });
+    agree && world.nodes.iter().all(|node| node.is_quiet())
+}
+
+/// Everything is read, the replicas are compared, and everything is given back.
+fn last_round(world: &mut World) -> Result<(), String> {
+    world.read_everything();
+    until(world, LAST_ROUND_MAX, "the last reads are not answered", is_quiet)?;
+    until(world, LAST_ROUND_MAX, "the storage nodes do not come to rest", at_rest)?;
+    checker::replicas_converge(world)?;
+    checker::linearizable(world)?;
+    checker::bounded_memory(world)?;
+    world.trim_everything();
+    until(world, LAST_ROUND_MAX, "the trims are not answered", is_quiet)?;
+    step(world, World::CHECKPOINT_TIME)?;
+    checker::no_space_leak(world)
+}
+
+fn describe(world: &World) -> String {
+    let gateway = world.workload.targets[0];
+    let reports = world.gateways[gateway].running.as_ref().map(|running| running.core.reports());
+    let replicas: Vec<String> = reports
+        .iter()
+        .flatten()
+        .flat_map(|report| &report.replicas)
+        .filter(|replica| replica.health != VoterHealth::InSync || !replica.whole)
+        .map(|replica| format!("{} on {}: {:?} whole {}", replica.replica, replica.node, replica.health, replica.whole))
+        .collect();
+    let nodes: Vec<String> = world
+        .nodes
+        .iter()
+        .map(|node| format!("{} up {} refused {}", node.index, node.node.is_some(), node.refused))
+        .collect();
+    let clients: Vec<String> = world
+        .clients
+        .iter()
+        .map(|client| format!("connected {} idle {}", client.is_connected(), client.is_idle()))
+        .collect();
+    let availability: Vec<String> = reports
+        .iter()
+        .flatten()
+        .map(|report| format!("epoch {} available {} {:?}", report.epoch, report.available, report.segments))
+        .collect();
+    format!("gateway {gateway} {availability:?}, replicas {replicas:?}, nodes {nodes:?}, clients {clients:?}")
+}

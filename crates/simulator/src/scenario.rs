@@ -1,0 +1,127 @@
+//! Which faults a run may have.
+
+use crate::faults::Kind;
+use crate::random::Random;
+
+/// What a run is drawn from.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    name: String,
+    /// Numbers of replicas, as often as they are likely.
+    pub(crate) replicas: Vec<usize>,
+    weights: Vec<(Kind, u64)>,
+}
+
+/// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
+const DEFAULT: [(Kind, u64); 20] = [
+    (Kind::BreakConnections, 12),
+    (Kind::Partition, 8),
+    (Kind::OneWayPartition, 6),
+    (Kind::IsolateNode, 6),
+    (Kind::SlowLink, 6),
+    (Kind::KillNode, 10),
+    (Kind::KillGateway, 4),
+    (Kind::PowerNode, 8),
+    (Kind::PowerGateway, 2),
+    (Kind::PauseNode, 8),
+    (Kind::PauseGateway, 5),
+    (Kind::HangDisk, 6),
+    (Kind::SlowDisk, 5),
+    (Kind::FailDisk, 3),
+    (Kind::FailSyncs, 3),
+    (Kind::TakeOver, 5),
+    (Kind::AttachRace, 2),
+    (Kind::SplitTakeOver, 4),
+    (Kind::ManagersAway, 4),
+    (Kind::KillAll, 2),
+];
+
+const POWER: [(Kind, u64); 7] = [
+    (Kind::PowerNode, 10),
+    (Kind::PowerGateway, 4),
+    (Kind::PowerAllNodes, 3),
+    (Kind::PowerEverything, 2),
+    (Kind::KillNode, 4),
+    (Kind::TakeOver, 2),
+    (Kind::BreakConnections, 4),
+];
+
+/// The families of faults by themselves.
+const FAMILIES: [(&str, &[Kind]); 7] = [
+    ("calm", &[]),
+    (
+        "network",
+        &[
+            Kind::BreakConnections,
+            Kind::Partition,
+            Kind::OneWayPartition,
+            Kind::IsolateNode,
+            Kind::SlowLink,
+        ],
+    ),
+    ("crashes", &[Kind::KillNode, Kind::KillGateway, Kind::KillAll]),
+    ("pauses", &[Kind::PauseNode, Kind::PauseGateway, Kind::HangDisk, Kind::SlowDisk]),
+    ("disks", &[Kind::HangDisk, Kind::SlowDisk, Kind::FailDisk, Kind::FailSyncs, Kind::KillNode]),
+    (
+        "takeovers",
+        &[
+            Kind::TakeOver,
+            Kind::AttachRace,
+            Kind::SplitTakeOver,
+            Kind::PauseGateway,
+            Kind::KillGateway,
+            Kind::BreakConnections,
+        ],
+    ),
+    ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillNode]),
+];
+
+impl Scenario {
+    /// By its name.
+    ///
+    /// # Errors
+    /// With the names that there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let weights: Vec<(Kind, u64)> = match name {
+            "default" => {
+                let mut weights = DEFAULT.to_vec();
+                weights.push((Kind::PowerAllNodes, 1));
+                weights
+            }
+            "power" => POWER.to_vec(),
+            name => match FAMILIES.iter().find(|(family, _)| *family == name) {
+                Some((_, kinds)) => kinds.iter().map(|kind| (*kind, 4)).collect(),
+                None => return Err(format!("there is no scenario {name}; there are {}", Self::names().join(", "))),
+            },
+        };
+        let replicas = match name {
+            "rot" => vec![3, 3, 5],
+            _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
+        };
+        Ok(Self { name: name.into(), replicas, weights })
+    }
+
+    /// All names.
+    pub fn names() -> Vec<&'static str> {
+        let families = FAMILIES.iter().map(|(name, _)| *name);
+        ["default", "power"].into_iter().chain(families).collect()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A seed's choice, as a list to pick from.
+    pub(crate) fn draw_faults(&self, random: &mut Random) -> Vec<Kind> {
+        let mut faults = Vec::new();
+        for (kind, weight) in &self.weights {
+            let weight = random.pick(&[0, *weight, *weight, 3 * weight]);
+            faults.extend((0..weight).map(|_| *kind));
+        }
+        if faults.is_empty() {
+            faults.extend(self.weights.first().map(|(kind, _)| *kind));
+        }
+        faults
+    }
+}

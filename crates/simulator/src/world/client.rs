@@ -1,0 +1,418 @@
+//! The clients: each one connection to a gateway, some requests under way, and all that it was told in the history.
+
+use super::gateway::EXPORT;
+use super::nbd_client::{Command, Heard, NbdClient};
+use super::network::{CALLER, ConnId};
+use super::{Event, Process, World};
+use crate::checker::Acknowledged;
+use crate::queue::{MILLISECOND, Nanos};
+use crate::random::Random;
+use crate::setup::Setup;
+use bytes::{BufMut, Bytes, BytesMut};
+use quoin_history::{Operation, What};
+use quoin_types::{BLOCK_BYTES, Durability, EXTENT_BYTES};
+use std::collections::BTreeMap;
+
+/// Parts of blocks are written in this unit: where that may happen, each is a register of its own.
+const CELL_BYTES: u64 = 512;
+const CELLS: u64 = BLOCK_BYTES / CELL_BYTES;
+/// Above all numbers of blocks: the registers of cells.
+const CELLS_FROM: u64 = 1 << 32;
+
+/// Which blocks are written in parts.
+fn is_written_in_parts(block: u64) -> bool {
+    block % 7 == 3
+}
+
+/// What all clients do together.
+pub(crate) struct Workload {
+    random: Random,
+    next_value: u64,
+    /// The blocks that are asked for most.
+    hot: Vec<u64>,
+    /// Where each client goes.
+    pub(crate) targets: Vec<usize>,
+    /// Whether new requests are made.
+    pub(crate) active: bool,
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    pub(crate) failed: u64,
+}
+
+impl Workload {
+    pub(crate) fn new(mut random: Random, setup: &Setup) -> Self {
+        let size_bytes = setup.segment_bytes * u64::from(setup.segments);
+        let blocks = size_bytes / BLOCK_BYTES;
+        let hot = (0..setup.hot_blocks).map(|_| random.below(blocks)).collect();
+        let targets = vec![0; setup.clients];
+        Self { random, next_value: 1, hot, targets, active: true, asked: 0, answered: 0, failed: 0 }
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Pending {
+    command: Command,
+    fua: bool,
+    offset: u64,
+    start: Nanos,
+    /// Registers with the values written to them.
+    values: Vec<(u64, u64)>,
+    /// Of the last round: everything is read.
+    is_last: bool,
+}
+
+/// One client.
+pub(crate) struct Client {
+    index: usize,
+    conn: Option<ConnId>,
+    gateway: usize,
+    nbd: NbdClient,
+    epoch: u64,
+    size_bytes: u64,
+    pending: BTreeMap<u64, Pending>,
+    next_cookie: u64,
+    timer: u64,
+    opened_at: Nanos,
+}
+
+impl Client {
+    pub(crate) fn new(index: usize) -> Self {
+        Self {
+            index,
+            conn: None,
+            gateway: 0,
+            nbd: NbdClient::new(EXPORT, false),
+            epoch: 0,
+            size_bytes: 0,
+            pending: BTreeMap::new(),
+            next_cookie: 0,
+            timer: 0,
+            opened_at: 0,
+        }
+    }
+
+    /// Whether it waits for nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether it can ask.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.conn.is_some() && self.nbd.is_open()
+    }
+}
+
+impl World {
+    /// All clients begin.
+    pub(crate) fn start_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            self.arm_client(client, 0);
+        }
+    }
+
+    fn arm_client(&mut self, client: usize, wait: Nanos) {
+        self.clients[client].timer += 1;
+        let timer = self.clients[client].timer;
+        self.queue.push(self.now + wait, Event::ClientAct { client, timer });
+    }
+
+    pub(super) fn client_act(&mut self, index: usize, timer: u64) {
+        if self.clients[index].timer != timer {
+            return;
+        }
+        let patience = self.setup.patience;
+        let client = &self.clients[index];
+        let Some(conn) = client.conn else { return self.open_export(index) };
+        let oldest = client.pending.values().map(|pending| pending.start).min();
+        let waits_since = if client.nbd.is_open() { oldest } else { Some(client.opened_at) };
+        if waits_since.is_some_and(|since| self.now - since > patience) {
+            // Nobody answers: another gateway may.
+            if !self.healed {
+                self.workload.targets[index] = self.workload.random.index(self.setup.gateways);
+            }
+            self.close(conn, CALLER);
+            return self.client_conn_ended(index, conn);
+        }
+        let moves = self.clients[index].gateway != self.workload.targets[index];
+        if moves && (self.healed || self.workload.random.permille(300)) {
+            self.close(conn, CALLER);
+            return self.client_conn_ended(index, conn);
+        }
+        if self.clients[index].nbd.is_open()
+            && self.workload.active
+            && self.clients[index].pending.len() < self.setup.depth
+        {
+            self.ask_something(index);
+        }
+        let wait = self.workload.random.wait(self.setup.request_gap);
+        self.arm_client(index, wait.min(patience));
+    }
+
+    fn open_export(&mut self, index: usize) {
+        let gateway = self.workload.targets[index];
+        let structured = self.workload.random.permille(500);
+        let conn = self.connect(Process::Client(index), Process::Gateway(gateway));
+        let client = &mut self.clients[index];
+        client.gateway = gateway;
+        client.nbd = NbdClient::new(EXPORT, structured);
+        client.conn = Some(conn);
+        client.opened_at = self.now;
+        let hello = client.nbd.hello();
+        self.send_on(conn, CALLER, hello);
+        self.arm_client(index, self.setup.patience / 2);
+    }
+
+    /// The connection is gone: nobody knows what became of what was under way.
+    pub(super) fn client_conn_ended(&mut self, index: usize, conn: ConnId) {
+        let client = &mut self.clients[index];
+        if client.conn != Some(conn) {
+            return;
+        }
+        client.conn = None;
+        let pending = std::mem::take(&mut client.pending);
+        for pending in pending.into_values() {
+            self.workload.failed += 1;
+            self.record(index, &pending, None, false);
+        }
+        let wait = self.workload.random.between(5, 60) * MILLISECOND;
+        self.arm_client(index, wait);
+    }
+
+    pub(super) fn client_bytes(&mut self, index: usize, conn: ConnId, bytes: &Bytes) {
+        if self.clients[index].conn != Some(conn) {
+            return;
+        }
+        let heard = match self.clients[index].nbd.take(bytes) {
+            Ok(heard) => heard,
+            Err(reason) => return self.fail(format!("client {index} was sent no NBD: {reason}")),
+        };
+        for heard in heard {
+            match heard {
+                Heard::Open(size_bytes) => {
+                    let gateway = self.clients[index].gateway;
+                    let epoch = self.gateways[gateway].export().map_or(0, |export| export.epoch.0);
+                    let client = &mut self.clients[index];
+                    (client.epoch, client.size_bytes) = (epoch, size_bytes);
+                    self.arm_client(index, 0);
+                }
+                Heard::Refused => {
+                    self.close(conn, CALLER);
+                    return self.client_conn_ended(index, conn);
+                }
+                Heard::Answer(cookie, answer) => self.answered(index, cookie, answer),
+            }
+        }
+    }
+
+    fn answered(&mut self, index: usize, cookie: u64, answer: Result<Bytes, u32>) {
+        let Some(mut pending) = self.clients[index].pending.remove(&cookie) else {
+            return self.fail(format!("client {index} was answered what it did not ask"));
+        };
+        match answer {
+            Ok(data) => {
+                self.workload.answered += 1;
+                if pending.command == Command::Read {
+                    match registers(pending.offset, &data) {
+                        Ok(values) => pending.values = values,
+                        Err(problem) => return self.fail(format!("client {index}: {problem}")),
+                    }
+                }
+                self.record(index, &pending, Some(self.now), pending.fua);
+                if pending.command != Command::Read {
+                    let told = Acknowledged {
+                        epoch: self.clients[index].epoch,
+                        start: pending.start,
+                        end: self.now,
+                        values: &pending.values,
+                        durable: pending.fua,
+                    };
+                    let is_flush = pending.command == Command::Flush;
+                    self.observer.acknowledged(self.manager.volume(), &told, is_flush);
+                }
+            }
+            // Whether anything was changed is not known: a request may have several parts.
+            Err(_) => {
+                self.workload.failed += 1;
+                if pending.is_last {
+                    self.fail(format!("the last round failed: {pending:?}"));
+                }
+                self.record(index, &pending, None, false);
+            }
+        }
+    }
+
+    fn record(&mut self, index: usize, pending: &Pending, end_ns: Option<Nanos>, fua: bool) {
+        let (client, epoch, start_ns) = (index as u64, self.clients[index].epoch, pending.start);
+        let durable = end_ns.is_some() && (fua || self.setup.durability == Durability::WriteThrough);
+        let mut push = |what| {
+            self.observer.history.push(Operation { client, epoch, what, start_ns, end_ns });
+        };
+        match pending.command {
+            Command::Read if end_ns.is_none() => {}
+            Command::Read => {
+                for (block, value) in pending.values.iter().copied() {
+                    push(What::Read { block, value });
+                }
+            }
+            Command::Flush if end_ns.is_none() => {}
+            Command::Flush => push(What::Flush),
+            Command::Write | Command::Trim | Command::WriteZeroes => {
+                for (block, value) in pending.values.iter().copied() {
+                    push(What::Write { block, value, durable });
+                }
+            }
+        }
+    }
+
+    fn ask_something(&mut self, index: usize) {
+        let size_bytes = self.clients[index].size_bytes;
+        let random = &mut self.workload.random;
+        let block = if random.permille(800) {
+            random.pick(&self.workload.hot)
+        } else {
+            random.below(size_bytes / BLOCK_BYTES)
+        };
+        let fua = random.permille(150);
+        let offset = block * BLOCK_BYTES;
+        let left = size_bytes - offset;
+        let several = random.pick(&[1, 1, 1, 1, 1, 1, 2, 3]) * BLOCK_BYTES;
+        let several = several.min(left);
+        let (extent, extent_bytes) = (offset / EXTENT_BYTES * EXTENT_BYTES, EXTENT_BYTES);
+        match random.below(100) {
+            0..=39 => self.ask_write(index, offset, several, fua),
+            40..=44 => self.ask_write(index, extent, extent_bytes.min(size_bytes - extent), fua),
+            45..=47 => {
+                let length = self.workload.random.between(2, 40) * BLOCK_BYTES;
+                self.ask_write(index, offset, length.min(left), fua);
+            }
+            48..=53 => self.ask_part(index, block, fua),
+            54..=57 => self.ask_zero(index, Command::Trim, offset, several, fua),
+            58 => self.ask_zero(index, Command::Trim, extent, extent_bytes.min(size_bytes - extent), fua),
+            59..=61 => self.ask_zero(index, Command::WriteZeroes, offset, several, fua),
+            62..=67 => self.ask(index, Command::Flush, (0, 0), false, Vec::new(), &[], false),
+            68..=70 => self.ask_read(index, extent, extent_bytes.min(size_bytes - extent), false),
+            _ => self.ask_read(index, offset, several, false),
+        }
+    }
+
+    fn ask_write(&mut self, index: usize, offset: u64, length: u64, fua: bool) {
+        let mut values = Vec::new();
+        let mut data = BytesMut::with_capacity(length as usize);
+        for block in offset / BLOCK_BYTES..(offset + length) / BLOCK_BYTES {
+            let value = self.new_value();
+            push_registers(block, value, &mut values);
+            (0..BLOCK_BYTES / 8).for_each(|_| data.put_u64_le(value));
+        }
+        self.ask(index, Command::Write, (offset, length as u32), fua, values, &data, false);
+    }
+
+    /// Some cells of a block that is written in parts: the next such one.
+    fn ask_part(&mut self, index: usize, block: u64, fua: bool) {
+        let block = (0..7).map(|step| block + step).find(|block| is_written_in_parts(*block)).unwrap_or(block);
+        let cell = self.workload.random.below(CELLS);
+        let cells = self.workload.random.between(1, CELLS - cell);
+        let offset = block * BLOCK_BYTES + cell * CELL_BYTES;
+        if offset + cells * CELL_BYTES > self.clients[index].size_bytes {
+            return;
+        }
+        let zero = self.workload.random.permille(200);
+        let value = if zero { 0 } else { self.new_value() };
+        let values = (cell..cell + cells).map(|cell| (CELLS_FROM + block * CELLS + cell, value)).collect();
+        let range = (offset, (cells * CELL_BYTES) as u32);
+        if zero {
+            return self.ask(index, Command::WriteZeroes, range, fua, values, &[], false);
+        }
+        let mut data = BytesMut::new();
+        (0..cells * CELL_BYTES / 8).for_each(|_| data.put_u64_le(value));
+        self.ask(index, Command::Write, range, fua, values, &data, false);
+    }
+
+    fn ask_zero(&mut self, index: usize, command: Command, offset: u64, length: u64, fua: bool) {
+        let mut values = Vec::new();
+        for block in offset / BLOCK_BYTES..(offset + length) / BLOCK_BYTES {
+            push_registers(block, 0, &mut values);
+        }
+        self.ask(index, command, (offset, length as u32), fua, values, &[], false);
+    }
+
+    fn ask_read(&mut self, index: usize, offset: u64, length: u64, is_last: bool) {
+        self.ask(index, Command::Read, (offset, length as u32), false, Vec::new(), &[], is_last);
+    }
+
+    /// Reads everything, for the last round.
+    pub(crate) fn read_everything(&mut self) {
+        let size_bytes = self.clients[0].size_bytes;
+        for offset in (0..size_bytes).step_by(EXTENT_BYTES as usize) {
+            self.ask_read(0, offset, EXTENT_BYTES.min(size_bytes - offset), true);
+        }
+    }
+
+    /// Trims everything, for the last round.
+    pub(crate) fn trim_everything(&mut self) {
+        let size_bytes = self.clients[0].size_bytes;
+        self.ask(0, Command::Trim, (0, size_bytes as u32), true, Vec::new(), &[], true);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request's own fields")]
+    fn ask(
+        &mut self,
+        index: usize,
+        command: Command,
+        range: (u64, u32),
+        fua: bool,
+        values: Vec<(u64, u64)>,
+        data: &[u8],
+        is_last: bool,
+    ) {
+        let start = self.now;
+        let client = &mut self.clients[index];
+        let Some(conn) = client.conn else { return };
+        client.next_cookie += 1;
+        let cookie = client.next_cookie;
+        let fua = fua && command != Command::Read && command != Command::Flush;
+        let bytes = client.nbd.request(command, cookie, fua, range, data);
+        client.pending.insert(cookie, Pending { command, fua, offset: range.0, start, values, is_last });
+        self.workload.asked += 1;
+        self.send_on(conn, CALLER, bytes);
+    }
+
+    fn new_value(&mut self) -> u64 {
+        self.workload.next_value += 1;
+        self.workload.next_value
+    }
+}
+
+fn push_registers(block: u64, value: u64, values: &mut Vec<(u64, u64)>) {
+    if is_written_in_parts(block) {
+        values.extend((0..CELLS).map(|cell| (CELLS_FROM + block * CELLS + cell, value)));
+    } else {
+        values.push((block, value));
+    }
+}
+
+/// What the registers of what was read hold.
+fn registers(offset: u64, data: &[u8]) -> Result<Vec<(u64, u64)>, String> {
+    let mut values = Vec::new();
+    for (index, bytes) in data.chunks(BLOCK_BYTES as usize).enumerate() {
+        let block = offset / BLOCK_BYTES + index as u64;
+        if is_written_in_parts(block) {
+            for (cell, bytes) in bytes.chunks(CELL_BYTES as usize).enumerate() {
+                values.push((CELLS_FROM + block * CELLS + cell as u64, value_of(block, bytes)?));
+            }
+        } else {
+            values.push((block, value_of(block, bytes)?));
+        }
+    }
+    Ok(values)
+}
+
+/// A block is written whole, and so it is read: all of it shows one value.
+fn value_of(block: u64, bytes: &[u8]) -> Result<u64, String> {
+    let mut words = bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    let first = words.next().unwrap_or_default();
+    match words.find(|word| *word != first) {
+        None => Ok(first),
+        Some(other) => Err(format!("block {block} is torn: it shows {first} and {other}")),
+    }
+}

@@ -1,0 +1,270 @@
+//! The world: machines with their processes, the network between them, the clients, and virtual time.
+
+mod client;
+mod gateway;
+mod glue;
+mod manager;
+mod nbd_client;
+mod network;
+mod node;
+mod power;
+mod rot;
+
+pub(crate) use client::{Client, Workload};
+pub(crate) use network::{Machine, Process};
+pub(crate) use node::{NodeProcess, OPTIONS};
+
+use crate::checker::Observer;
+use crate::faults::Fault;
+use crate::queue::{Nanos, Queue};
+use crate::random::Random;
+use crate::setup::Setup;
+use crate::trace::Trace;
+use bytes::Bytes;
+use gateway::GatewayProcess;
+use manager::{Manager, ManagerCall, ManagerReply};
+use network::{ConnId, Network};
+use quoin_types::NodeId;
+
+/// What happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Something has come to this end of a connection.
+    Arrival { conn: ConnId, side: usize },
+    /// A gateway's timer.
+    GatewayTick { gateway: usize, timer: u64 },
+    /// A gateway tries to connect to a storage node.
+    GatewayConnect { gateway: usize, incarnation: u64, node: NodeId },
+    /// A connection that a gateway began should be ready by now.
+    GatewayConnectTimeout { gateway: usize, incarnation: u64, node: NodeId, conn: ConnId },
+    /// A gateway ends its session with a storage node.
+    GatewayCut { gateway: usize, incarnation: u64, node: NodeId, conn: ConnId },
+    /// A gateway asks the managers to attach the volume, unless it is attached.
+    GatewayAttach { gateway: usize, incarnation: u64 },
+    /// A storage node's timer.
+    NodeTick { node: usize, timer: u64 },
+    /// A disk job has ended.
+    Job { node: usize, incarnation: u64, number: u64 },
+    /// A pull's connection should be ready, or have said something, by now.
+    PullTimeout { node: usize, incarnation: u64, conn: ConnId, heard: u64 },
+    /// A storage node's process is started.
+    NodeStart { node: usize, incarnation: u64 },
+    /// A storage node asks for its registration.
+    NodeRegister { node: usize, incarnation: u64 },
+    /// A gateway's process is started.
+    GatewayStart { gateway: usize, incarnation: u64 },
+    /// A machine has power again.
+    PowerBack { machine: Machine },
+    /// The managers are asked.
+    Call { caller: Process, incarnation: u64, call: ManagerCall },
+    /// The managers have answered.
+    Answer { caller: Process, incarnation: u64, answer: ManagerReply },
+    /// A client thinks of something to do.
+    ClientAct { client: usize, timer: u64 },
+    /// A fault begins.
+    Fault,
+    /// A fault ends.
+    Mend(Fault, usize, usize),
+}
+
+impl Event {
+    /// Numbers that tell most events apart, for the trace's digest.
+    pub(crate) fn outline(&self) -> (u64, u64, u64) {
+        let (kind, a, b) = match self {
+            Event::Arrival { conn, side } => (1, *conn, *side),
+            Event::GatewayTick { gateway, .. } => (2, *gateway, 0),
+            Event::GatewayConnect { gateway, node, .. } => (3, *gateway, node.0 as usize),
+            Event::GatewayConnectTimeout { gateway, conn, .. } => (4, *gateway, *conn),
+            Event::GatewayCut { gateway, conn, .. } => (5, *gateway, *conn),
+            Event::GatewayAttach { gateway, .. } => (6, *gateway, 0),
+            Event::NodeTick { node, .. } => (7, *node, 0),
+            Event::Job { node, number, .. } => (8, *node, *number as usize),
+            Event::PullTimeout { node, conn, .. } => (9, *node, *conn),
+            Event::NodeStart { node, .. } => (10, *node, 0),
+            Event::NodeRegister { node, .. } => (11, *node, 0),
+            Event::GatewayStart { gateway, .. } => (12, *gateway, 0),
+            Event::PowerBack { machine } => (13, *machine, 0),
+            Event::Call { incarnation, .. } => (14, *incarnation as usize, 0),
+            Event::Answer { incarnation, .. } => (15, *incarnation as usize, 0),
+            Event::ClientAct { client, timer } => (16, *client, *timer as usize),
+            Event::Fault => (17, 0, 0),
+            Event::Mend(_, a, b) => (18, *a, *b),
+        };
+        (kind, a as u64, b as u64)
+    }
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) now: Nanos,
+    pub(crate) setup: Setup,
+    pub(crate) queue: Queue,
+    pub(crate) network: Network,
+    pub(crate) nodes: Vec<NodeProcess>,
+    pub(crate) gateways: Vec<GatewayProcess>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) workload: Workload,
+    pub(crate) client_machine: Machine,
+    pub(crate) manager: Manager,
+    /// Whether each machine has power, and the boots that it had.
+    machines: Vec<(bool, u64)>,
+    pub(crate) disk_random: Random,
+    pub(crate) fault_random: Random,
+    id_random: Random,
+    pub(crate) observer: Observer,
+    pub(crate) trace: Trace,
+    /// Faults are over.
+    pub(crate) healed: bool,
+    /// What went wrong.
+    pub(crate) problem: Option<String>,
+}
+
+impl World {
+    /// A cluster that is about to start.
+    pub(crate) fn new(setup: Setup, seed: u64, trace: Trace) -> Self {
+        let machines = setup.nodes + setup.gateways + 2;
+        let network = Network::new(Random::split(seed, 2), setup.delay);
+        let mut world = Self {
+            now: 0,
+            queue: Queue::default(),
+            network,
+            nodes: Vec::new(),
+            gateways: Vec::new(),
+            clients: Vec::new(),
+            workload: Workload::new(Random::split(seed, 3), &setup),
+            client_machine: machines - 1,
+            manager: Manager::new(machines - 2),
+            machines: vec![(true, 1); machines],
+            disk_random: Random::split(seed, 4),
+            fault_random: Random::split(seed, 5),
+            id_random: Random::split(seed, 6),
+            observer: Observer::new(setup.durability),
+            trace,
+            healed: false,
+            problem: None,
+            setup,
+        };
+        world.build();
+        world
+    }
+
+    fn build(&mut self) {
+        for index in 0..self.setup.nodes {
+            let node = NodeProcess::new(index, &self.setup, &mut self.disk_random);
+            self.nodes.push(node);
+            self.queue.push(self.now, Event::NodeStart { node: index, incarnation: 0 });
+        }
+        for index in 0..self.setup.gateways {
+            let local = self.setup.local_gateways;
+            let machine = if local { index % self.setup.nodes } else { self.setup.nodes + index };
+            self.gateways.push(GatewayProcess::new(index, machine, &mut self.id_random));
+            self.queue.push(self.now, Event::GatewayStart { gateway: index, incarnation: 0 });
+        }
+        for index in 0..self.setup.clients {
+            self.clients.push(Client::new(index));
+        }
+    }
+
+    pub(crate) fn fail(&mut self, problem: impl Into<String>) {
+        if self.problem.is_none() {
+            self.problem = Some(problem.into());
+        }
+    }
+
+    /// Lets the world run; stops early when something went wrong.
+    pub(crate) fn run_until(&mut self, until: Nanos) {
+        while self.problem.is_none() {
+            let Some((at, event)) = self.queue.pop(until) else { break };
+            self.now = self.now.max(at);
+            self.trace.event(self.now, &event);
+            self.dispatch(event);
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        let event = match self.owner(&event).and_then(|owner| self.paused_until(owner)) {
+            Some(until) => return self.queue.push(until, event),
+            None => event,
+        };
+        match event {
+            Event::Arrival { conn, side } => self.on_arrival(conn, side),
+            Event::GatewayTick { gateway, timer } => self.on_gateway_tick(gateway, timer),
+            Event::GatewayConnect { gateway, incarnation, node } => {
+                self.gateway_connect(gateway, incarnation, node);
+            }
+            Event::GatewayConnectTimeout { gateway, incarnation, node, conn } => {
+                self.gateway_connect_timeout(gateway, incarnation, node, conn);
+            }
+            Event::GatewayCut { gateway, incarnation, node, conn } => {
+                self.gateway_cut(gateway, incarnation, node, conn);
+            }
+            Event::GatewayAttach { gateway, incarnation } => self.gateway_attach(gateway, incarnation),
+            Event::NodeTick { node, timer } => self.on_node_tick(node, timer),
+            Event::Job { node, incarnation, number } => self.on_job(node, incarnation, number),
+            Event::PullTimeout { node, incarnation, conn, heard } => {
+                self.on_pull_timeout(node, incarnation, conn, heard);
+            }
+            Event::NodeStart { node, incarnation } => self.start_node(node, incarnation),
+            Event::NodeRegister { node, incarnation } => self.register_node(node, incarnation),
+            Event::GatewayStart { gateway, incarnation } => self.start_gateway(gateway, incarnation),
+            Event::PowerBack { machine } => self.power_back(machine),
+            Event::Call { caller, incarnation, call } => self.on_call(caller, incarnation, call),
+            Event::Answer { caller, incarnation, answer } => self.on_answer(caller, incarnation, answer),
+            Event::ClientAct { client, timer } => self.client_act(client, timer),
+            Event::Fault => self.begin_fault(),
+            Event::Mend(fault, a, b) => self.end_fault(fault, a, b),
+        }
+    }
+
+    /// Whose event it is; a connection's arrival is looked at by itself.
+    fn owner(&self, event: &Event) -> Option<Process> {
+        match event {
+            Event::GatewayTick { gateway, .. }
+            | Event::GatewayConnect { gateway, .. }
+            | Event::GatewayConnectTimeout { gateway, .. }
+            | Event::GatewayCut { gateway, .. }
+            | Event::GatewayAttach { gateway, .. } => Some(Process::Gateway(*gateway)),
+            Event::NodeTick { node, .. }
+            | Event::Job { node, .. }
+            | Event::PullTimeout { node, .. }
+            | Event::NodeRegister { node, .. } => Some(Process::Node(*node)),
+            Event::Answer { caller, .. } => Some(*caller),
+            _ => None,
+        }
+    }
+
+    fn paused_until(&self, process: Process) -> Option<Nanos> {
+        let until = match process {
+            Process::Gateway(index) => self.gateways[index].paused_until,
+            Process::Node(index) => self.nodes[index].paused_until,
+            Process::Client(_) => 0,
+        };
+        (until > self.now).then_some(until)
+    }
+
+    fn is_listening(&self, process: Process) -> bool {
+        match process {
+            Process::Gateway(index) => self.gateways[index].running.is_some(),
+            Process::Node(index) => self.nodes[index].node.is_some(),
+            Process::Client(_) => true,
+        }
+    }
+
+    fn on_bytes(&mut self, process: Process, conn: ConnId, side: usize, is_new: bool, bytes: &Bytes) {
+        self.trace.bytes(bytes);
+        match process {
+            Process::Gateway(index) => self.gateway_bytes(index, conn, side, bytes),
+            Process::Node(index) => self.node_bytes(index, conn, side, is_new, bytes),
+            Process::Client(index) => self.client_bytes(index, conn, bytes),
+        }
+    }
+
+    fn on_end(&mut self, process: Process, conn: ConnId) {
+        match process {
+            Process::Gateway(index) => self.gateway_conn_ended(index, conn),
+            Process::Node(index) => self.node_conn_ended(index, conn),
+            Process::Client(index) => self.client_conn_ended(index, conn),
+        }
+    }
+}
