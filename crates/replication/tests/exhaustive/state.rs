@@ -274,6 +274,7 @@ pub(crate) fn gateway_config(bounds: &Bounds, gateway: usize) -> SegmentConfig {
         name: String::new(),
         address: String::new(),
         replica: ReplicaId(index as u64),
+        role: ReplicaRole::Voter,
     };
     SegmentConfig {
         id: SegmentId::default(),
