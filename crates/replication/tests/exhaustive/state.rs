@@ -8,7 +8,7 @@ use crate::node::Node;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Segment, SegmentConfig, VoterConfig};
 use quoin_types::{
-    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, SessionId,
+    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, ReplicaRole, SegmentId, SessionId,
 };
 use quoin_wire::{Message, ReadReply, ReadResult};
 use std::rc::Rc;
