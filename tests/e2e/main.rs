@@ -9,10 +9,13 @@ mod crashes;
 mod dev_cluster;
 mod fencing;
 mod majority;
+mod network;
+mod partitions;
 mod real_image;
 mod roles;
 mod rot;
 mod segments;
+mod slow;
 
 use std::time::Duration;
 

@@ -4,7 +4,8 @@
 //! deadline and never for a fixed time, and ends every process that it has started, by its pid, when a test is over,
 //! however the test ended.
 //!
-//! It knows nothing of Quoin's crates: only what a user has, which is the binary, its documented command line and NBD.
+//! It knows nothing of Quoin's crates: only what a user has, which is the binary, its documented command line and NBD. (The judge of
+//! what clients saw, `quoin-history`, knows nothing of Quoin either.)
 
 pub mod clock;
 pub mod command;
@@ -13,8 +14,10 @@ pub mod http;
 pub mod image;
 pub mod load;
 pub mod nbd;
+pub mod network;
 pub mod pattern;
 pub mod processes;
+pub mod record;
 pub mod roles;
 
 pub use clock::until;
@@ -22,6 +25,8 @@ pub use command::{Background, Ran, program, quoin, run};
 pub use dev::Dev;
 pub use load::Load;
 pub use nbd::Nbd;
+pub use network::Network;
+pub use record::Record;
 pub use roles::Roles;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -23,6 +23,7 @@ pub(crate) fn problems(view: &View<'_>, managers: &[v1::Manager]) -> Vec<String>
     let mut found: Vec<(Rank, String)> = Vec::new();
     for volume in view.state.volumes().values().filter(|volume| !volume.deleting) {
         found.extend(missing_replicas(view, volume));
+        found.extend(too_few(volume));
         found.extend(unavailable(view, volume));
         found.extend(lossy(volume));
         found.extend(creating(view, volume));
@@ -36,26 +37,31 @@ pub(crate) fn problems(view: &View<'_>, managers: &[v1::Manager]) -> Vec<String>
     found.into_iter().map(|(_, text)| text).collect()
 }
 
-/// One line per volume, about the segment that has lost the most.
+/// One line per volume, about the segment that has lost the most. Of a joint configuration both halves count, each by itself.
 fn missing_replicas(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
     let message = view.volume(volume);
-    let is_lost = |replica: &&v1::Replica| {
+    let is_lost = |replica: &&&v1::Replica| {
         matches!(replica.health(), v1::ReplicaHealth::Missing | v1::ReplicaHealth::Failed)
     };
-    let lost_of = |segment: &v1::Segment| segment.replicas.iter().filter(is_lost).count();
-    let worst = message.segments.iter().max_by_key(|segment| lost_of(segment))?;
-    let (lost, of) = (lost_of(worst), worst.replicas.len());
+    let halves: Vec<Vec<&v1::Replica>> =
+        message.segments.iter().flat_map(|segment| [voters(segment, false), voters(segment, true)]).collect();
+    let lost_of = |half: &[&v1::Replica]| half.iter().filter(is_lost).count();
+    let still_needed = |half: &[&v1::Replica]| {
+        let to_spare = half.len() - half.len().min(quorum::majority(half.len()));
+        lost_of(half).saturating_sub(to_spare)
+    };
+    let worst = halves.iter().rev().max_by_key(|half| (still_needed(half), lost_of(half)))?;
+    let (lost, of) = (lost_of(worst), worst.len());
     if lost == 0 {
         return None;
     }
     let lost_nodes: BTreeSet<NodeId> =
-        worst.replicas.iter().filter(is_lost).map(|replica| NodeId(replica.node)).collect();
+        worst.iter().filter(is_lost).map(|replica| NodeId(replica.node)).collect();
     let reasons = reasons(view, &lost_nodes);
-    let to_spare = of - quorum::majority(of);
-    let (rank, consequence) = match lost.checked_sub(to_spare + 1) {
-        None => (Rank::Endangered, "reads and writes go on".to_owned()),
-        Some(0) => (Rank::Stalled, "writes wait until one is back".to_owned()),
-        Some(more) => (Rank::Stalled, format!("writes wait until {} are back", more + 1)),
+    let (rank, consequence) = match still_needed(worst) {
+        0 => (Rank::Endangered, "reads and writes go on".to_owned()),
+        1 => (Rank::Stalled, "writes wait until one is back".to_owned()),
+        more => (Rank::Stalled, format!("writes wait until {more} are back")),
     };
     let (replicas, are) =
         if of == 1 { ("replica", "is") } else { ("replicas", if lost == 1 { "is" } else { "are" }) };
@@ -64,6 +70,30 @@ fn missing_replicas(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> 
         volume.name, reasons
     );
     Some((rank, text))
+}
+
+/// Those whose answers count: before the change that is under way, or after it.
+fn voters(segment: &v1::Segment, after: bool) -> Vec<&v1::Replica> {
+    let votes = |replica: &&v1::Replica| match replica.role() {
+        v1::ReplicaRole::Voter => true,
+        v1::ReplicaRole::Incoming => after,
+        v1::ReplicaRole::Outgoing => !after,
+        v1::ReplicaRole::Learner | v1::ReplicaRole::Unspecified => false,
+    };
+    segment.replicas.iter().filter(votes).collect()
+}
+
+/// One line per volume that has fewer copies than are wanted, and gets none.
+fn too_few(volume: &Volume) -> Option<(Rank, String)> {
+    let fewest = volume.served_segments().iter().map(|segment| segment.next_voters().count()).min()?;
+    let (wanted, name) = (volume.replicas, &volume.name);
+    if fewest >= wanted as usize {
+        return None;
+    }
+    let text = format!(
+        "volume {name}: it has {fewest} of {wanted} replicas; `quoin volume set-replicas {name} {wanted}` adds what is missing"
+    );
+    Some((Rank::Endangered, text))
 }
 
 /// Where replicas are lost: `node-2, node-3 unreachable`, or `on node-4` where the node is there and its replica is not.
@@ -83,7 +113,8 @@ fn reasons(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> String {
 
 fn unavailable(view: &View<'_>, volume: &Volume) -> Option<(Rank, String)> {
     let attachment = view.volume(volume).attachment?;
-    if attachment.available {
+    // Nobody waits for a steward.
+    if attachment.available || attachment.steward {
         return None;
     }
     let detail = if attachment.detail.is_empty() { "no reason given" } else { &attachment.detail };

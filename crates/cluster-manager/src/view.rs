@@ -2,9 +2,12 @@
 
 use crate::live::{Live, Presence};
 use quoin_api::v1;
+use quoin_cluster::codec::snapshot;
 use quoin_cluster::codec::state::replica_state;
-use quoin_cluster::{Attachment, Cause, Node, Replica, ReplicaState, Segment, State, Volume, VolumeStage};
-use quoin_types::{DiskId, GatewayId, Moment, NodeId};
+use quoin_cluster::{
+    Attachment, Cause, Change, ChangeStage, Node, Replica, ReplicaState, Segment, State, Volume, VolumeStage,
+};
+use quoin_types::{DiskId, GatewayId, Moment, NodeId, ReplicaRole};
 use std::collections::BTreeSet;
 
 /// What a view is made from.
@@ -41,7 +44,10 @@ impl View<'_> {
     fn fill_health(&self, replica: &mut v1::Replica, volume: &Volume, report: Option<&v1::AttachmentReport>) {
         let node = NodeId(replica.node);
         let reported = report.and_then(|report| report.replicas.iter().find(|r| r.replica == replica.id));
-        if self.presence(node) == Presence::Unreachable {
+        if replica.state() == v1::ReplicaState::Dropping {
+            replica.set_health(v1::ReplicaHealth::Unknown);
+            replica.detail = format!("it is no copy any more: {} is to drop it", self.node_name(node));
+        } else if self.presence(node) == Presence::Unreachable {
             replica.set_health(v1::ReplicaHealth::Missing);
             replica.detail = format!("{} {}", self.node_name(node), self.absence(node));
         } else if replica.state() == v1::ReplicaState::Creating {
@@ -185,10 +191,12 @@ fn stored_volume(volume: &Volume, segments: &[Segment]) -> v1::Volume {
             instance: attachment.instance.0.to_vec(),
             epoch: attachment.epoch.0,
             lossy: attachment.lossy,
+            steward: attachment.steward,
             ..v1::Attachment::default()
         }),
         revision: volume.revision,
-        ..v1::Volume::default()
+        snapshots: volume.snapshots.iter().map(snapshot::to_message).collect(),
+        min_replicas: volume.min_replicas.unwrap_or(0),
     }
 }
 
@@ -198,18 +206,42 @@ fn stored_segment(index: u32, segment: &Segment) -> v1::Segment {
         node: replica.node.0,
         disk: replica.disk.0.to_vec(),
         state: replica_state(replica.state).into(),
+        role: segment.role(replica).map_or(v1::ReplicaRole::Unspecified, role).into(),
         ..v1::Replica::default()
     };
     v1::Segment {
         index,
         generation: segment.generation.0,
         replicas: segment.replicas.iter().map(replica).collect(),
+        change: segment.change.as_ref().map(stored_change),
     }
 }
 
-/// A volume as its gateway must know it: the segments that hold its present size.
+fn stored_change(change: &Change) -> v1::ReplicaChange {
+    v1::ReplicaChange {
+        add: change.add.iter().map(|id| id.0).collect(),
+        remove: change.remove.iter().map(|id| id.0).collect(),
+        joint: change.stage == ChangeStage::Joint,
+    }
+}
+
+fn role(role: ReplicaRole) -> v1::ReplicaRole {
+    match role {
+        ReplicaRole::Voter => v1::ReplicaRole::Voter,
+        ReplicaRole::Learner => v1::ReplicaRole::Learner,
+        ReplicaRole::Incoming => v1::ReplicaRole::Incoming,
+        ReplicaRole::Outgoing => v1::ReplicaRole::Outgoing,
+    }
+}
+
+/// A volume as its gateway must know it: the segments that hold its present size, each with the members of its
+/// configuration. What is only still to be dropped is the storage nodes' business.
 pub(crate) fn gateway_volume(volume: &Volume) -> v1::Volume {
-    stored_volume(volume, volume.served_segments())
+    let mut message = stored_volume(volume, volume.served_segments());
+    for segment in &mut message.segments {
+        segment.replicas.retain(|replica| replica.state() != v1::ReplicaState::Dropping);
+    }
+    message
 }
 
 /// The addresses of the nodes that hold these volumes.
@@ -217,8 +249,8 @@ pub(crate) fn node_addresses<'a>(
     state: &State,
     volumes: impl Iterator<Item = &'a Volume>,
 ) -> Vec<v1::NodeAddress> {
-    let used: BTreeSet<NodeId> =
-        volumes.flat_map(|volume| volume.replicas().map(|(.., replica)| replica.node)).collect();
+    let members = volumes.flat_map(|volume| volume.segments.iter().flat_map(Segment::members));
+    let used: BTreeSet<NodeId> = members.map(|(replica, _)| replica.node).collect();
     let known = used.iter().filter_map(|id| state.nodes().get(id));
     known
         .map(|node| v1::NodeAddress {
@@ -239,7 +271,8 @@ pub(crate) fn gateway_view(state: &State, gateway: &GatewayId) -> v1::GatewayVie
     }
 }
 
-/// What a storage node watches: what belongs on that very disk.
+/// What a storage node watches: what belongs on that very disk. Of the snapshots of a volume, those of its list are kept; any
+/// other id that has been given by now is of a snapshot that was deleted, or that ended before it was ready.
 pub(crate) fn replica_assignments(state: &State, node: NodeId, disk: DiskId) -> v1::ReplicaAssignments {
     let here = state.replicas_on(node).filter(|(.., replica)| replica.disk == disk);
     let replicas = here.map(|(volume, segment, generation, replica)| v1::ReplicaAssignment {
@@ -249,7 +282,8 @@ pub(crate) fn replica_assignments(state: &State, node: NodeId, disk: DiskId) -> 
         generation: generation.0,
         segment_bytes: volume.segment_bytes,
         state: replica_state(replica.state).into(),
-        ..v1::ReplicaAssignment::default()
+        snapshots: volume.snapshots.iter().map(|snapshot| snapshot.id.0).collect(),
+        snapshots_to: state.counters().snapshot,
     });
     v1::ReplicaAssignments { revision: state.revision(), replicas: replicas.collect() }
 }

@@ -1,7 +1,10 @@
 //! What can be asked of the state machine, and what comes of it.
 
 use crate::health::{ClusterTime, HealthChange};
-use quoin_types::{ClusterId, DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, VolumeId};
+use quoin_types::{
+    ClusterId, DiskId, Durability, Epoch, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SnapshotId,
+    VolumeId,
+};
 use std::collections::BTreeMap;
 
 /// The random id of one request: proposed twice, it is carried out once.
@@ -25,6 +28,26 @@ pub struct Candidate {
     pub node: NodeId,
     /// The space it has left.
     pub free_bytes: u64,
+}
+
+/// A segment as the proposer saw it. A command that names one is refused when its configuration has changed since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentAt {
+    /// Its place in the volume, from 0.
+    pub index: u32,
+    /// Its configuration.
+    pub generation: Generation,
+}
+
+/// What is to become of a segment's voters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentChange {
+    /// The segment.
+    pub at: SegmentAt,
+    /// Nodes that get a replica of it, and have none.
+    pub add: Vec<NodeId>,
+    /// Voters that leave.
+    pub remove: Vec<ReplicaId>,
 }
 
 /// A change of the state.
@@ -60,6 +83,8 @@ pub enum Command {
         segment_bytes: u64,
         /// Copies of each segment.
         replicas: u32,
+        /// The fewest copies to go on with, if its owner says so (rule C3).
+        min_replicas: Option<u32>,
         /// When a write is acknowledged.
         durability: Durability,
         /// Where replicas may go.
@@ -100,6 +125,19 @@ pub enum Command {
         gateway: GatewayId,
         /// Its epoch.
         epoch: Epoch,
+        /// Whether every replica has everything; if not, a steward has to look (rule C4).
+        clean: bool,
+    },
+    /// Gives a detached volume, or one that has a steward, to a gateway as its steward under a new epoch (rule C4).
+    AssignSteward {
+        /// The volume.
+        volume: VolumeId,
+        /// The gateway.
+        gateway: GatewayId,
+        /// Its process.
+        instance: InstanceId,
+        /// Refused unless this is still the last epoch.
+        expected_epoch: Epoch,
     },
     /// Records that an attachment began without proof that every accepted write was there (rule A2).
     MarkLossy {
@@ -107,6 +145,79 @@ pub enum Command {
         volume: VolumeId,
         /// The attachment.
         epoch: Epoch,
+    },
+    /// Begins to change the voters of segments (rule C1): what is added is placed, and is filled as learners.
+    BeginChange {
+        /// The volume.
+        volume: VolumeId,
+        /// Refused unless this is still the last epoch.
+        epoch: Epoch,
+        /// The copies wanted from now on, if that changes: then every segment has as many voters when all is done.
+        replicas: Option<u32>,
+        /// The changes: all are begun, or none.
+        segments: Vec<SegmentChange>,
+    },
+    /// Lets the learners of segments vote, jointly with the former voters. The proposer has seen that they are filled.
+    EnterJoint {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment whose gateway reported so. Refused unless it is the present one.
+        epoch: Epoch,
+        /// The segments.
+        segments: Vec<SegmentAt>,
+    },
+    /// Ends the joint configuration of segments. Their gateway has confirmed that it runs them, and that all earlier
+    /// acknowledged writes are durable on a majority of the next voters.
+    FinishChange {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment whose gateway reported so. Refused unless it is the present one.
+        epoch: Epoch,
+        /// The segments.
+        segments: Vec<SegmentAt>,
+    },
+    /// Gives up changes whose learners are still being filled.
+    AbortChange {
+        /// The volume.
+        volume: VolumeId,
+        /// Refused unless this is still the last epoch.
+        epoch: Epoch,
+        /// The segments.
+        segments: Vec<SegmentAt>,
+    },
+    /// Goes on with one of two voters, at once (rule C3). The proposer has seen that it has every acknowledged write.
+    Shrink {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment whose gateway reported so. Refused unless it is the present one.
+        epoch: Epoch,
+        /// The segment.
+        segment: SegmentAt,
+        /// The voter that is given up. Its node is unreachable.
+        remove: ReplicaId,
+    },
+    /// Allots a snapshot, for the present or the next attachment to take.
+    BeginSnapshot {
+        /// The volume, by name.
+        volume: String,
+        /// Unique among its snapshots.
+        name: String,
+    },
+    /// Keeps a snapshot: its gateway has reported that it is durable on a majority of every segment.
+    CommitSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The attachment that took it. Refused unless it is the present one.
+        epoch: Epoch,
+    },
+    /// Deletes a snapshot, or gives it up while it is being taken.
+    DeleteSnapshot {
+        /// The volume, by name.
+        volume: String,
+        /// The snapshot, by name.
+        name: String,
     },
     /// Takes note of which storage nodes are unreachable, or there again. One command for all that a leader finds at once,
     /// however many nodes a failed switch takes along.
@@ -159,8 +270,10 @@ pub enum Outcome {
     Done,
     /// The node is registered under this id.
     Node(NodeId),
-    /// The volume that was created, grown or deleted.
+    /// The volume that was created, grown, changed or deleted.
     Volume(VolumeId),
+    /// The snapshot that was allotted or deleted.
+    Snapshot(SnapshotId),
     /// The volume is attached.
     Attached {
         /// The volume.

@@ -28,6 +28,8 @@ pub(crate) struct Index {
     pub(crate) names: BTreeMap<String, VolumeId>,
     pub(crate) by_node: BTreeMap<NodeId, OnNode>,
     pub(crate) by_gateway: BTreeMap<GatewayId, AtGateway>,
+    /// Volumes that a leader has something to do for, now or when a node goes.
+    pub(crate) tended: BTreeSet<VolumeId>,
 }
 
 impl Index {
@@ -49,6 +51,9 @@ impl Index {
             on_node.segments.insert(segment);
             on_node.revision = revision;
         }
+        if volume.is_tended() {
+            self.tended.insert(volume.id);
+        }
         if let Some(attachment) = &volume.attachment {
             let at = self.by_gateway.entry(attachment.gateway.clone()).or_default();
             at.volumes.insert(volume.id);
@@ -65,6 +70,7 @@ impl Index {
             on_node.segments.remove(&segment);
             on_node.revision = revision;
         }
+        self.tended.remove(&volume.id);
         if let Some(attachment) = &volume.attachment {
             let at = self.by_gateway.entry(attachment.gateway.clone()).or_default();
             at.volumes.remove(&volume.id);

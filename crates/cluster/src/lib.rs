@@ -15,12 +15,14 @@ pub mod planner;
 pub mod refusal;
 pub mod requests;
 pub mod rules;
+pub mod segment;
 pub mod state;
 pub mod volume;
 
 pub use apply::{apply, apply_proposal};
-pub use command::{Candidate, Command, Outcome, Previous, Proposal, RequestId};
+pub use command::{Candidate, Command, Outcome, Previous, Proposal, RequestId, SegmentAt, SegmentChange};
 pub use health::{Absence, Cause, ClusterTime, Health, HealthChange};
 pub use refusal::{Refusal, RefusalKind};
+pub use segment::{Change, ChangeStage, Replica, ReplicaState, Segment};
 pub use state::{Node, State};
-pub use volume::{Attachment, Replica, ReplicaState, Segment, Volume, VolumeStage};
+pub use volume::{Attachment, Snapshot, SnapshotState, Volume, VolumeStage};

@@ -1,7 +1,7 @@
 //! Why a command was not carried out: a kind for programs, a message and a hint for people. A refused command changes
 //! nothing.
 
-use quoin_types::{ClusterId, DiskId, NodeId};
+use quoin_types::{ClusterId, DiskId, NodeId, ReplicaId, SegmentId, VolumeId};
 
 /// What sort of refusal it is, as far as a caller may care.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +55,16 @@ pub enum Refusal {
     #[error("{replicas} replicas need as many storage nodes, and {candidates} can take one now")]
     TooFewNodes {
         /// Replicas wanted.
+        replicas: u32,
+        /// Nodes that may be given one.
+        candidates: usize,
+    },
+    /// Fewer nodes than replicas to add.
+    #[error(
+        "{replicas} more replicas need as many storage nodes that have none of that segment, and {candidates} can take one now"
+    )]
+    TooFewOtherNodes {
+        /// Replicas to add.
         replicas: u32,
         /// Nodes that may be given one.
         candidates: usize,
@@ -122,6 +132,82 @@ pub enum Refusal {
     /// Somebody attached the volume since the proposer looked.
     #[error("volume `{0}` has been attached anew meanwhile")]
     AttachedMeanwhile(String),
+    /// The volume was deleted since the proposer looked.
+    #[error("there is no volume {0} any more")]
+    VolumeGone(VolumeId),
+    /// No such segment, or one that is not served yet.
+    #[error("the volume has no segment {0}")]
+    SegmentUnknown(SegmentId),
+    /// Somebody changed the configuration since the proposer looked.
+    #[error("segment {0} has been changed meanwhile")]
+    ChangedMeanwhile(SegmentId),
+    /// A segment's voters are being changed.
+    #[error("the replicas of segment {0} are being changed already")]
+    Changing(SegmentId),
+    /// No change is under way, or not in the stage that is needed.
+    #[error("segment {0} is not at this step of a change")]
+    NotAtThisStep(SegmentId),
+    /// The new voters count already.
+    #[error("the new replicas of segment {0} count already, and the change is about to be completed")]
+    JointAlready(SegmentId),
+    /// The replica does not vote in that segment.
+    #[error("replica {replica} is no voter of segment {segment}")]
+    NoVoter {
+        /// The segment.
+        segment: SegmentId,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// One replica of a segment is the most for a node.
+    #[error("storage node `{node}` has a replica of segment {segment} already")]
+    NodeHasReplica {
+        /// The segment.
+        segment: SegmentId,
+        /// The node.
+        node: String,
+    },
+    /// The node does not have what is to be moved away.
+    #[error("storage node `{node}` has no replica of this volume that votes")]
+    NodeHasNoReplica {
+        /// The node.
+        node: String,
+    },
+    /// Nothing is placed on a node that is not there.
+    #[error("storage node `{0}` is not online")]
+    NodeNotOnline(String),
+    /// What it was is not proven to be needed no more (rule C3).
+    #[error("segment {segment} cannot go on with one replica: {why}")]
+    MayNotShrink {
+        /// The segment.
+        segment: SegmentId,
+        /// Why.
+        why: &'static str,
+    },
+    /// The volume has an attachment that is no steward's.
+    #[error("volume {0} is attached, and needs no steward")]
+    NoStewardNeeded(VolumeId),
+    /// No snapshot of that name.
+    #[error("volume `{volume}` has no snapshot `{name}`")]
+    SnapshotUnknown {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        name: String,
+    },
+    /// The volume has one of that name.
+    #[error("volume `{volume}` has a snapshot `{name}` already")]
+    SnapshotExists {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        name: String,
+    },
+    /// The volume has as many as it may.
+    #[error("volume `{0}` has as many snapshots as a volume may have")]
+    TooManySnapshots(String),
+    /// The attachment that was to take it has ended, and the snapshot with it.
+    #[error("the snapshot ended with the attachment that was to take it")]
+    SnapshotEnded,
     /// The cluster has its identity.
     #[error("this cluster is {0} already")]
     ClusterExists(ClusterId),
@@ -135,9 +221,15 @@ impl Refusal {
     pub fn kind(&self) -> RefusalKind {
         match self {
             Refusal::Invalid(..) | Refusal::Shrinking { .. } => RefusalKind::Invalid,
-            Refusal::VolumeUnknown(_) | Refusal::NodeUnknown(_) => RefusalKind::NotFound,
-            Refusal::VolumeExists(_) | Refusal::ClusterExists(_) => RefusalKind::AlreadyExists,
-            Refusal::AttachedMeanwhile(_) => RefusalKind::Stale,
+            Refusal::VolumeUnknown(_)
+            | Refusal::VolumeGone(_)
+            | Refusal::NodeUnknown(_)
+            | Refusal::SegmentUnknown(_)
+            | Refusal::SnapshotUnknown { .. } => RefusalKind::NotFound,
+            Refusal::VolumeExists(_) | Refusal::ClusterExists(_) | Refusal::SnapshotExists { .. } => {
+                RefusalKind::AlreadyExists
+            }
+            Refusal::AttachedMeanwhile(_) | Refusal::ChangedMeanwhile(_) => RefusalKind::Stale,
             _ => RefusalKind::Precondition,
         }
     }
@@ -146,7 +238,9 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Refusal::Invalid(_, hint) => hint,
-            Refusal::VolumeUnknown(_) => "`quoin volume list` shows the volumes there are",
+            Refusal::VolumeUnknown(_) | Refusal::VolumeGone(_) => {
+                "`quoin volume list` shows the volumes there are"
+            }
             Refusal::VolumeExists(_) => "choose another name, or delete that volume first",
             Refusal::VolumeNotReady(_) => {
                 "wait until its storage nodes are online and have created the replicas"
@@ -157,6 +251,9 @@ impl Refusal {
             }
             Refusal::TooFewNodes { .. } => {
                 "start more storage nodes, bring back those that are unreachable, or ask for fewer replicas"
+            }
+            Refusal::TooFewOtherNodes { .. } => {
+                "start more storage nodes, or bring back those that are unreachable"
             }
             Refusal::NodeUnknown(_) => "the storage node must register first",
             Refusal::OtherCluster { .. } => {
@@ -172,6 +269,24 @@ impl Refusal {
             Refusal::DiskRetired(_) => "wipe the disk to use it again",
             Refusal::DiskMismatch { .. } => "the storage node must register again",
             Refusal::AttachedMeanwhile(_) => "look at the volume's attachment and try again",
+            Refusal::SegmentUnknown(_) | Refusal::NoVoter { .. } | Refusal::NodeHasNoReplica { .. } => {
+                "`quoin volume show` tells where the copies are"
+            }
+            Refusal::ChangedMeanwhile(_) | Refusal::NotAtThisStep(_) => "look at the volume and try again",
+            Refusal::Changing(_) => {
+                "wait until that is done (`quoin volume show` tells how far it is), or give it up with `quoin volume abort-change`"
+            }
+            Refusal::JointAlready(_) => "wait until it is done, then change it back",
+            Refusal::NodeHasReplica { .. } => "choose another node, or let the managers choose",
+            Refusal::NodeNotOnline(_) => "`quoin node list` shows which nodes are online",
+            Refusal::MayNotShrink { .. } => {
+                "only volumes made with `--min-replicas 1` go on with one of two copies; bring the other one back"
+            }
+            Refusal::NoStewardNeeded(_) => "nothing is to be done",
+            Refusal::SnapshotUnknown { .. } => "`quoin snapshot list` shows the snapshots there are",
+            Refusal::SnapshotExists { .. } => "choose another name, or delete that snapshot first",
+            Refusal::TooManySnapshots(_) => "delete snapshots that are not needed any more",
+            Refusal::SnapshotEnded => "take it again",
             Refusal::ClusterExists(_) => "nothing is to be done",
             Refusal::ClusterNotInitialised => "try again in a moment",
         }

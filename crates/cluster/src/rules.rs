@@ -8,18 +8,24 @@ use quoin_types::{BLOCK_BYTES, EXTENT_BYTES};
 /// The most segments of a volume: what the largest volume has at the default segment size. It bounds what one request can
 /// put into the state.
 pub const SEGMENTS_MAX: u64 = VOLUME_BYTES_MAX / SEGMENT_BYTES_DEFAULT;
-/// The longest name of a node or gateway, in bytes.
+/// The longest name of a node, gateway or snapshot, in bytes.
 pub const MEMBER_NAME_BYTES_MAX: usize = 63;
 /// The longest address, zone or version, in bytes.
 pub const TEXT_BYTES_MAX: usize = 256;
 
 const VOLUME_NAME_HINT: &str = "a volume's name has 1 to 128 letters, digits and . _ - : / of ASCII, and begins with a letter, a digit or _";
+const SNAPSHOT_NAME_HINT: &str = "a snapshot's name has 1 to 63 letters, digits and . _ - of ASCII, and begins with a letter, a digit or _";
 const MEMBER_NAME_HINT: &str = "a node's or gateway's name has 1 to 63 letters, digits and . _ - of ASCII, and begins with a letter, a digit or _";
 
 /// Checks a volume's name: 1 to 128 bytes, ASCII letters, digits and `. _ - : /`, beginning with a letter, a digit or `_`
 /// (a leading `-` would look like an option, a leading `/` or `.` like a path).
 pub fn check_volume_name(name: &str) -> Result<(), Refusal> {
     check_name(name, VOLUME_NAME_BYTES_MAX, b"._-:/", "a volume", VOLUME_NAME_HINT)
+}
+
+/// Checks a snapshot's name: as a volume's, but 63 bytes and without `:` and `/`.
+pub fn check_snapshot_name(name: &str) -> Result<(), Refusal> {
+    check_name(name, MEMBER_NAME_BYTES_MAX, b"._-", "a snapshot", SNAPSHOT_NAME_HINT)
 }
 
 /// Checks the name of a storage node or gateway: as a volume's, but 63 bytes and without `:` and `/`.
@@ -84,6 +90,17 @@ pub fn check_replicas(replicas: u32) -> Result<(), Refusal> {
     Err(Refusal::Invalid(
         format!("a volume cannot have {replicas} replicas"),
         "from 1 to 7 replicas; 3 survive the loss of any one",
+    ))
+}
+
+/// Checks the fewest copies to go on with (rule C3).
+pub fn check_min_replicas(min: Option<u32>, replicas: u32) -> Result<(), Refusal> {
+    if min.is_none_or(|min| (1..=replicas).contains(&min)) {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(
+        format!("a volume of {replicas} replicas cannot go on with at least {}", min.unwrap_or_default()),
+        "from 1 to the number of replicas",
     ))
 }
 

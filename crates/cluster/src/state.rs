@@ -1,13 +1,15 @@
 //! Everything the cluster manager knows for good.
 
 use crate::codec;
+use crate::command::{Outcome, RequestId};
 use crate::health::{ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
-use crate::volume::{Replica, Volume};
+use crate::segment::Replica;
+use crate::volume::Volume;
 use prost::Message as _;
 use quoin_types::{
-    ClusterId, DiskId, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, VolumeId,
+    ClusterId, DiskId, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, SnapshotId, VolumeId,
 };
 use std::collections::BTreeMap;
 
@@ -47,6 +49,8 @@ pub struct Counters {
     pub replica: u64,
     /// Of nodes.
     pub node: u64,
+    /// Of snapshots.
+    pub snapshot: u64,
 }
 
 /// The state of the cluster manager. Changed by [`crate::apply`] alone.
@@ -150,6 +154,16 @@ impl State {
         volumes.into_iter().flatten().filter_map(|id| self.volumes.get(id))
     }
 
+    /// The volumes that a leader has something to do for: a change, a snapshot, a steward, a policy that lets them shrink.
+    pub fn tended_volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.index.tended.iter().filter_map(|id| self.volumes.get(id))
+    }
+
+    /// What came of a request, if it was carried out lately: whoever repeats it is told so, whatever holds by now.
+    pub fn answer_to(&self, request: RequestId) -> Option<Outcome> {
+        self.answered.get(request)
+    }
+
     /// The revision at which what belongs on a node last changed. A watcher that has seen it need not look again.
     pub fn node_revision(&self, node: NodeId) -> u64 {
         self.index.by_node.get(&node).map_or(0, |on_node| on_node.revision)
@@ -178,6 +192,11 @@ impl State {
     pub(crate) fn next_replica(&mut self) -> ReplicaId {
         self.counters.replica += 1;
         ReplicaId(self.counters.replica)
+    }
+
+    pub(crate) fn next_snapshot(&mut self) -> SnapshotId {
+        self.counters.snapshot += 1;
+        SnapshotId(self.counters.snapshot)
     }
 
     pub(crate) fn next_node(&mut self) -> NodeId {

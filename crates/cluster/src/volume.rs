@@ -1,41 +1,9 @@
-//! A volume, its segments and their replicas.
+//! A volume: what clients see, who may write, and its snapshots.
 
+use crate::segment::{Replica, Segment};
 use quoin_types::{
-    DiskId, Durability, Epoch, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, VolumeId,
+    Durability, Epoch, GatewayId, Generation, InstanceId, SegmentId, SnapshotId, VolumeId, quorum,
 };
-
-/// How far a replica has come. Only ever moves forward (rule C2).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum ReplicaState {
-    /// The storage node is to create it. Nobody has written to it.
-    Creating,
-    /// It exists on its disk, and is never created again under this id.
-    Ready,
-    /// The storage node is to drop it.
-    Dropping,
-}
-
-/// One copy of one segment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Replica {
-    /// Never reused.
-    pub id: ReplicaId,
-    /// The node it was placed on.
-    pub node: NodeId,
-    /// The very disk it was placed on: another disk in the same node never answers for it.
-    pub disk: DiskId,
-    /// How far it has come.
-    pub state: ReplicaState,
-}
-
-/// A slice of a volume, with its voters.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
-    /// The number of this configuration.
-    pub generation: Generation,
-    /// The voters.
-    pub replicas: Vec<Replica>,
-}
 
 /// Who may write to a volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +16,33 @@ pub struct Attachment {
     pub epoch: Epoch,
     /// Whether accepted but never flushed writes may be missing (rule A2).
     pub lossy: bool,
+    /// Given by the managers on their own, to repair a detached volume: without clients and leases, it yields to any other
+    /// attachment (rule C4).
+    pub steward: bool,
+}
+
+/// How far a snapshot has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapshotState {
+    /// Its records are to be placed, or are not durable everywhere yet. It ends with the attachment that takes it.
+    Taking,
+    /// Durable on a majority of every segment.
+    Ready,
+}
+
+/// A snapshot of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Never reused.
+    pub id: SnapshotId,
+    /// Unique among the volume's.
+    pub name: String,
+    /// How far it has come.
+    pub state: SnapshotState,
+    /// The attachment that takes it, or took it; `None` until the volume has one.
+    pub epoch: Option<Epoch>,
+    /// The volume's size when it was asked for.
+    pub size_bytes: u64,
 }
 
 /// How far a volume has come. It follows from the states of its replicas and is never stored.
@@ -72,8 +67,10 @@ pub struct Volume {
     pub size_bytes: u64,
     /// The size of each segment; the last one may be used in part.
     pub segment_bytes: u64,
-    /// Copies wanted of each segment.
+    /// Copies wanted of each segment. While that is being changed, the number to come.
     pub replicas: u32,
+    /// The fewest copies to go on with, if its owner has said so (rule C3).
+    pub min_replicas: Option<u32>,
     /// When a write is acknowledged.
     pub durability: Durability,
     /// Whether this is a tombstone.
@@ -84,8 +81,12 @@ pub struct Volume {
     pub epoch: Epoch,
     /// Who may write.
     pub attachment: Option<Attachment>,
+    /// Whether its last attachment ended without saying that every replica has everything: a steward has to look.
+    pub dirty: bool,
     /// The slices, in order; while growing also those not yet served.
     pub segments: Vec<Segment>,
+    /// By id.
+    pub snapshots: Vec<Snapshot>,
     /// The state's revision at the last change.
     pub revision: u64,
 }
@@ -93,10 +94,9 @@ pub struct Volume {
 impl Volume {
     /// How far the volume has come.
     pub fn stage(&self) -> VolumeStage {
-        let all_ready = |segment: &Segment| segment.replicas.iter().all(|r| r.state == ReplicaState::Ready);
         if self.deleting {
             VolumeStage::Deleting
-        } else if self.served_segments().iter().all(all_ready) {
+        } else if self.served_segments().iter().all(Segment::voters_exist) {
             VolumeStage::Ready
         } else {
             VolumeStage::Creating
@@ -115,7 +115,37 @@ impl Volume {
         segment_count(size_bytes, self.segment_bytes) > self.segments.len() as u64
     }
 
-    /// Every replica, with the segment it is a copy of.
+    /// The fewest copies to go on with: a majority of those wanted, unless its owner has said otherwise.
+    pub fn fewest_replicas(&self) -> u32 {
+        let majority = quorum::majority(usize::try_from(self.replicas).unwrap_or(usize::MAX));
+        self.min_replicas.unwrap_or(u32::try_from(majority).unwrap_or(u32::MAX))
+    }
+
+    /// Whether a segment's voters are being changed.
+    pub fn is_changing(&self) -> bool {
+        self.segments.iter().any(|segment| segment.change.is_some())
+    }
+
+    /// Whether a snapshot is being taken, or waits for that.
+    pub fn is_taking(&self) -> bool {
+        self.snapshots.iter().any(|snapshot| snapshot.state == SnapshotState::Taking)
+    }
+
+    /// Whether a leader has something to do for it: a change or a snapshot to bring to its end, a steward to appoint or to
+    /// relieve, or, when a node goes, one copy to go on with.
+    pub(crate) fn is_tended(&self) -> bool {
+        let steward = self.attachment.as_ref().is_some_and(|attachment| attachment.steward);
+        let may_shrink = self.replicas > 1 && self.fewest_replicas() == 1;
+        let has_work = steward || self.dirty || may_shrink || self.is_taking() || self.is_changing();
+        !self.deleting && has_work
+    }
+
+    /// The snapshot of this name.
+    pub fn snapshot_named(&self, name: &str) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.name == name)
+    }
+
+    /// Every replica, with the segment it is a copy of; those that are to be dropped, too.
     pub fn replicas(&self) -> impl Iterator<Item = (SegmentId, Generation, &Replica)> {
         self.segments.iter().enumerate().flat_map(|(index, segment)| {
             let id = SegmentId { volume: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) };
@@ -126,6 +156,18 @@ impl Volume {
     /// Every replica, to change.
     pub(crate) fn replicas_mut(&mut self) -> impl Iterator<Item = &mut Replica> {
         self.segments.iter_mut().flat_map(|segment| segment.replicas.iter_mut())
+    }
+
+    /// Puts another attachment, or none, in the place of the present one. A snapshot that was being taken ends with it, for
+    /// its records are in the streams of that epoch alone; one that waited for an attachment is taken by the next.
+    pub(crate) fn set_attachment(&mut self, next: Option<Attachment>) {
+        self.snapshots.retain(|snapshot| snapshot.state == SnapshotState::Ready || snapshot.epoch.is_none());
+        if let Some(next) = &next {
+            self.epoch = next.epoch;
+            let waiting = self.snapshots.iter_mut().filter(|snapshot| snapshot.epoch.is_none());
+            waiting.for_each(|snapshot| snapshot.epoch = Some(next.epoch));
+        }
+        self.attachment = next;
     }
 }
 

@@ -81,6 +81,7 @@ fn nothing_is_placed_on_a_node_that_went_between_look_and_entry() {
         size_bytes: 4096,
         segment_bytes: 65536,
         replicas,
+        min_replicas: None,
         durability: Durability::Flush,
         candidates: candidates(1..=3),
     };

@@ -4,11 +4,17 @@ mod support;
 
 use proptest::prelude::*;
 use quoin_cluster::{
-    ClusterTime, Command, Health, Outcome, Proposal, ReplicaState, RequestId, State, apply, apply_proposal,
+    ClusterTime, Command, Health, Outcome, Proposal, ReplicaState, RequestId, Segment, SnapshotState, State,
+    apply, apply_proposal,
 };
-use quoin_types::{Epoch, NodeId, ReplicaId, VolumeId};
+use quoin_types::{
+    Epoch, Generation, NodeId, ReplicaId, ReplicaRole, SegmentId, SnapshotId, VolumeId, joint,
+};
 use std::collections::{BTreeMap, BTreeSet};
-use support::{command, initialised};
+use support::{initialised_with, step};
+
+/// The members of a configuration, with what they are.
+type Configuration = Vec<(ReplicaId, ReplicaRole)>;
 
 /// What is remembered of earlier states, to hold later ones against.
 #[derive(Default)]
@@ -20,12 +26,15 @@ struct History {
     sizes: BTreeMap<VolumeId, u64>,
     healths: BTreeMap<NodeId, Health>,
     time: ClusterTime,
+    configurations: BTreeMap<SegmentId, (Generation, Configuration)>,
+    snapshots: BTreeMap<SnapshotId, (VolumeId, String, SnapshotState)>,
+    snapshots_gone: BTreeSet<SnapshotId>,
     revision: u64,
-    ids_max: (u64, u64, u64),
+    ids_max: [u64; 4],
 }
 
 impl History {
-    fn check(&mut self, state: &State, outcome: Option<Outcome>) {
+    fn check(&mut self, state: &State, command: &Command, outcome: Option<Outcome>) {
         if let Some(Outcome::Attached { volume, epoch, .. }) = outcome {
             assert!(self.given_epochs.insert((volume, epoch)), "epoch {epoch} was given twice");
         }
@@ -40,14 +49,16 @@ impl History {
             assert_eq!(named == Some(volume.id), !volume.deleting, "names are those of living volumes");
         }
         self.check_replicas(state);
+        self.check_configurations(state, command);
+        self.check_snapshots(state);
         for node in state.nodes().values() {
             let known = self.starts.insert(node.disk.0, node.start_count).unwrap_or(0);
             assert!(node.start_count >= known, "a start count fell");
         }
         self.check_healths(state);
         let counters = state.counters();
-        let ids = (counters.volume, counters.replica, counters.node);
-        assert!(ids.0 >= self.ids_max.0 && ids.1 >= self.ids_max.1 && ids.2 >= self.ids_max.2);
+        let ids = [counters.volume, counters.replica, counters.node, counters.snapshot];
+        assert!(ids.iter().zip(&self.ids_max).all(|(now, before)| now >= before));
         self.ids_max = ids;
         assert_eq!(state.revision(), self.revision + u64::from(outcome.is_some()));
         self.revision = state.revision();
@@ -64,6 +75,56 @@ impl History {
             assert!(absence.since <= state.time());
             assert!(since.is_none_or(|since| absence.since >= since), "an absence began earlier than before");
         }
+    }
+
+    /// Rule C1: one step and one generation at a time, and every majority of a configuration meets every one of the next.
+    fn check_configurations(&mut self, state: &State, command: &Command) {
+        for volume in state.volumes().values().filter(|volume| !volume.deleting) {
+            for (index, segment) in (0..).zip(&volume.segments) {
+                let id = SegmentId { volume: volume.id, index };
+                let now = configuration(segment);
+                assert!(now.iter().any(|(_, role)| role.votes_before()), "nobody votes");
+                assert!(now.iter().any(|(_, role)| role.votes_after()), "nobody will vote");
+                let next = (segment.generation, now.clone());
+                let Some((generation, before)) = self.configurations.insert(id, next) else { continue };
+                if segment.generation == generation {
+                    assert_eq!(before, now, "a configuration changed under its generation");
+                    continue;
+                }
+                assert_eq!(segment.generation, generation.next(), "a generation fell, or two steps at once");
+                match command {
+                    // Rule C3, which asks for a proof instead.
+                    Command::Shrink { .. } => {
+                        assert_eq!(voters(&before).len(), 2);
+                        assert!(voters(&before).is_superset(&voters(&now)) && voters(&now).len() == 1);
+                    }
+                    _ => assert!(majorities_meet(&before, &now), "{before:?} and {now:?} can be split"),
+                }
+            }
+        }
+    }
+
+    fn check_snapshots(&mut self, state: &State) {
+        let mut there = BTreeSet::new();
+        for volume in state.volumes().values() {
+            for snapshot in &volume.snapshots {
+                assert!(there.insert(snapshot.id), "a snapshot's id is there twice");
+                assert!(!self.snapshots_gone.contains(&snapshot.id), "a snapshot came back");
+                let now = (volume.id, snapshot.name.clone(), snapshot.state);
+                let before = self.snapshots.insert(snapshot.id, now.clone()).unwrap_or_else(|| now.clone());
+                assert_eq!((before.0, before.1), (now.0, now.1), "an id of a snapshot was given twice");
+                match snapshot.state {
+                    SnapshotState::Taking => {
+                        assert_eq!(before.2, SnapshotState::Taking);
+                        let epoch = volume.attachment.as_ref().map(|attachment| attachment.epoch);
+                        assert_eq!(snapshot.epoch, epoch, "it is taken by the present attachment or waits");
+                    }
+                    SnapshotState::Ready => assert!(snapshot.epoch.is_some()),
+                }
+            }
+        }
+        let gone = self.snapshots.keys().filter(|id| !there.contains(id));
+        self.snapshots_gone.extend(gone);
     }
 
     fn check_replicas(&mut self, state: &State) {
@@ -93,20 +154,51 @@ impl History {
     }
 }
 
+fn configuration(segment: &Segment) -> Configuration {
+    let mut members: Configuration = segment.members().map(|(replica, role)| (replica.id, role)).collect();
+    members.sort_unstable();
+    members
+}
+
+fn voters(of: &Configuration) -> BTreeSet<ReplicaId> {
+    of.iter().filter(|(_, role)| role.votes()).map(|(id, _)| *id).collect()
+}
+
+/// By trying all subsets.
+fn majorities_meet(one: &Configuration, other: &Configuration) -> bool {
+    let majorities = |of: &Configuration| -> Vec<BTreeSet<ReplicaId>> {
+        let subset = |bits: u32| -> BTreeSet<ReplicaId> {
+            let chosen = of.iter().enumerate().filter(|(index, _)| bits >> index & 1 == 1);
+            chosen.map(|(_, (id, _))| *id).collect()
+        };
+        let subsets = (0..1_u32 << of.len()).map(subset);
+        subsets.filter(|ids| joint::is_majority(of, |m| m.1, |m| ids.contains(&m.0))).collect()
+    };
+    let others = majorities(other);
+    majorities(one).iter().all(|majority| others.iter().all(|other| !majority.is_disjoint(other)))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn invariants_hold_and_members_agree(commands in prop::collection::vec(command(), 1..80)) {
-        let mut state = initialised();
-        let mut other = initialised();
+    fn invariants_hold_and_members_agree(steps in prop::collection::vec(step(), 1..120)) {
+        let mut state = initialised_with(4);
+        let mut other = initialised_with(4);
         let mut history = History { revision: state.revision(), ..History::default() };
-        for (index, command) in commands.into_iter().enumerate() {
+        for (index, step) in steps.into_iter().enumerate() {
+            let command = step.command(&state);
+            let steward = matches!(command, Command::AssignSteward { .. });
+            let attached: Vec<_> = state.volumes().values().map(|v| (v.id, v.attachment.clone())).collect();
             let request = RequestId((index as u128).to_be_bytes());
             let proposal = Proposal { request, command };
             let before = state.encode();
             let result = apply_proposal(&mut state, &proposal);
-            history.check(&state, result.as_ref().ok().copied());
+            history.check(&state, &proposal.command, result.as_ref().ok().copied());
+            if let (true, Ok(Outcome::Attached { volume, .. })) = (steward, &result) {
+                let before = attached.iter().find(|(id, _)| id == volume).and_then(|(_, at)| at.as_ref());
+                prop_assert!(before.is_none_or(|at| at.steward), "a steward took a real attachment's place");
+            }
             if result.is_err() {
                 prop_assert_eq!(&before, &state.encode(), "a refused command changed something");
             } else {
@@ -143,7 +235,7 @@ fn a_command_of_a_later_version_is_refused() {
 
 #[test]
 fn a_command_that_is_refused_is_tried_anew() {
-    let mut state = initialised();
+    let mut state = initialised_with(3);
     let attach = Command::Attach {
         volume: "none".to_owned(),
         gateway: quoin_types::GatewayId("gw".to_owned()),

@@ -3,9 +3,9 @@
 mod support;
 
 use quoin_cluster::command::RegisterNode;
-use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
-use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
-use support::{candidates, initialised, node};
+use quoin_cluster::{Command, Outcome, Refusal, State, VolumeStage, apply};
+use quoin_types::{Durability, Epoch, GatewayId, InstanceId, NodeId};
+use support::{candidates, initialised, node, settle};
 
 fn create(state: &mut State, name: &str, replicas: u32) {
     let command = Command::CreateVolume {
@@ -13,24 +13,11 @@ fn create(state: &mut State, name: &str, replicas: u32) {
         size_bytes: 100 * 4096,
         segment_bytes: 65536,
         replicas,
+        min_replicas: None,
         durability: Durability::Flush,
         candidates: candidates(1..=3),
     };
     apply(state, &command).unwrap();
-}
-
-/// Every node reports everything it was told to.
-fn settle(state: &mut State) {
-    for number in 1..=3_u8 {
-        let node = NodeId(number.into());
-        let disk = DiskId([number; 16]);
-        let here = |wanted| {
-            let replicas = state.replicas_on(node).filter(|(.., replica)| replica.state == wanted);
-            replicas.map(|(.., replica)| replica.id).collect::<Vec<ReplicaId>>()
-        };
-        let (created, dropped) = (here(ReplicaState::Creating), here(ReplicaState::Dropping));
-        apply(state, &Command::ReportReplicas { node, disk, created, dropped }).unwrap();
-    }
 }
 
 fn attach(state: &mut State, gateway: &str, expected: u64) -> Result<Outcome, Refusal> {
@@ -62,6 +49,7 @@ fn a_volume_is_attached_once_it_exists_everywhere() {
         volume: "v".to_owned(),
         gateway: GatewayId(gateway.to_owned()),
         epoch: Epoch(epoch),
+        clean: true,
     };
     apply(&mut state, &detach("a", 1)).unwrap();
     assert!(state.volume_named("v").unwrap().attachment.is_some());

@@ -347,3 +347,15 @@ fn rot_is_repaired_without_any_client_at_work() {
         run.finish();
     }
 }
+
+/// What earlier attachments wrote may be in any segment: until all of them began, no flush is answered, whatever flushes wait
+/// already. (Simulator: scenario power, seed 18.)
+#[test]
+fn a_flush_behind_one_that_waits_for_the_attachment_waits_too() {
+    let mut world = World::new(1, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    let tickets = [world.submit(ClientOperation::Flush), world.submit(ClientOperation::Flush)];
+    assert!(world.replies.is_empty(), "nothing is attached yet: {:?}", world.replies);
+    for ticket in tickets {
+        assert_eq!(world.answer(ticket), Ok(Reply::Done));
+    }
+}

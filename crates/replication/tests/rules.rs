@@ -447,9 +447,21 @@ fn s4_what_rounds_pulled_counts_within_one_epoch_only() {
     assert_eq!(replica.begin_resync(session, &round(3)).unwrap().1, Seq(3));
 }
 
+/// A puller whose peer, and whose replica, have no snapshots.
+fn puller(order: Resync, since: u64, extents: u64) -> Puller {
+    let position = order.join_at.previous();
+    let mut puller = Puller::new(order, Seq(since), extents * EXTENT_BYTES);
+    assert!(matches!(puller.next_request(1), Some(Message::ListSnapshots(_))));
+    let told = SnapshotList { replica: ReplicaId(1), result: Ok((position, vec![])) };
+    let stage = puller.on_snapshots(told, &[], |_| true).unwrap().unwrap();
+    assert_eq!(stage.since, Seq(since));
+    puller.begin_stage([]);
+    puller
+}
+
 #[test]
 fn s2_complete_at_the_highest_stated_position() {
-    let mut puller = Puller::new(resync(2, 3, 6), Seq(3), 10 * EXTENT_BYTES, []);
+    let mut puller = puller(resync(2, 3, 6), 3, 10);
     let replica = ReplicaId(1);
     assert!(puller.next_request(1).is_some());
     puller.on_list(ListReply { replica, result: Ok((Seq(6), vec![ExtentIndex(2)])) }).unwrap();
@@ -489,7 +501,7 @@ fn a_replica_that_pulls_starts_no_epoch() {
 #[test]
 fn a_peer_s_list_is_believed_within_the_segment_only() {
     let list = |extents: Vec<u32>| {
-        let mut puller = Puller::new(resync(2, 3, 6), Seq(3), 10 * EXTENT_BYTES, []);
+        let mut puller = puller(resync(2, 3, 6), 3, 10);
         assert!(matches!(puller.next_request(4), Some(Message::List(_))));
         let extents = extents.into_iter().map(ExtentIndex).collect();
         puller.on_list(ListReply { replica: ReplicaId(1), result: Ok((Seq(5), extents)) }).is_ok()
@@ -623,9 +635,15 @@ proptest! {
                     let common = Point { epoch: Epoch(a), seq: Seq(b) };
                     let order = Resync { mode, common, history: other.history, ..resync(2, 0, c) };
                     if let Ok((_, since)) = replica.begin_resync(session, &order) {
-                        let mut puller = Puller::new(order, since, 5 * EXTENT_BYTES, [ExtentIndex(a as u32)]);
+                        let mut puller = Puller::new(order, since, 5 * EXTENT_BYTES);
                         let _ = puller.next_request(2);
-                        puller.wrote_live(b, d);
+                        let point = |seq| SnapshotPoint { id: SnapshotId(1), seq: Seq(seq) };
+                        let told = SnapshotList { replica: ReplicaId(1), result: Ok((Seq(d), vec![point(a)])) };
+                        if let Ok(Some(_)) = puller.on_snapshots(told, &[point(b)], |_| flag) {
+                            puller.begin_stage([ExtentIndex(a as u32)]);
+                        }
+                        let _ = puller.next_request(2);
+                        let _ = puller.wrote_live(b, d);
                         let _ = puller.on_list(ListReply { replica: ReplicaId(1), result: Ok((Seq(d), vec![])) });
                         let _ = (puller.next_request(2), puller.is_complete(replica.position()), puller.progress_bytes());
                     }

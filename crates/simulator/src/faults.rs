@@ -72,6 +72,17 @@ impl World {
         let time = self.fault_random.wait(self.setup.fault_time).max(MILLISECOND);
         self.trace.line(self.now, || format!("fault {kind:?}: node {node}, gateway {gateway}, {time} ns"));
         self.carry_out_fault(kind, node, gateway, time);
+        let is_grave = matches!(
+            kind,
+            Kind::KillAll | Kind::PowerAllNodes | Kind::PowerEverything | Kind::SplitTakeOver | Kind::IsolateNode
+        );
+        // Now and then there is time to come to: faults upon faults show little but that nothing works.
+        let pause = if is_grave { 700 } else { 60 };
+        if self.fault_random.permille(pause) {
+            let lossy_after = self.setup.timing.lossy_after.as_nanos() as Nanos;
+            let wait = self.fault_random.below(2 * lossy_after);
+            return self.queue.push(self.now + time + wait, Event::Fault);
+        }
         self.arm_fault();
     }
 

@@ -174,5 +174,16 @@ fn describe(world: &World) -> String {
         .flatten()
         .map(|report| format!("epoch {} available {} {:?}", report.epoch, report.available, report.segments))
         .collect();
-    format!("gateway {gateway} {availability:?}, replicas {replicas:?}, nodes {nodes:?}, clients {clients:?}")
+    let positions: Vec<String> = world
+        .nodes
+        .iter()
+        .filter_map(|process| process.node.as_ref().map(|node| (process, node)))
+        .flat_map(|(process, node)| {
+            node.engine().replicas().map(move |(id, view)| {
+                let durable = node.engine().durable();
+                format!("{id} on {} at {} durable {durable} quiet {}", process.index, view.position, process.is_quiet())
+            })
+        })
+        .collect();
+    format!("gateway {gateway} {availability:?}, positions {positions:?}, replicas {replicas:?}, nodes {nodes:?}, clients {clients:?}")
 }

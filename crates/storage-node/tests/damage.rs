@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation};
 use quoin_replication::Timing;
-use quoin_storage_node::node::{Assignment, Limits, Node, NodeIdentity, Output, PullId, Wanted};
+use quoin_storage_node::node::{
+    Assignment, KeptSnapshots, Limits, Node, NodeIdentity, Output, PullId, Wanted,
+};
 use quoin_store::{Engine, Identity, Options};
 use quoin_types::*;
 use quoin_wire::*;
@@ -54,7 +56,9 @@ impl Test {
             Self { dir, faulty, node, now, session, position: 0, sent, asked, pull: None, scrub_steps: 0 };
         let segment = SegmentId { volume: VolumeId(3), index: 0 };
         let (replica, generation, wanted) = (ID, Generation(1), Wanted::Created);
-        let assignment = Assignment { replica, segment, generation, segment_bytes: 64 << 20, wanted };
+        let snapshots = KeptSnapshots::default();
+        let assignment =
+            Assignment { replica, segment, generation, segment_bytes: 64 << 20, wanted, snapshots };
         test.node.on_assignments(&[assignment], now).unwrap();
         test.pump();
         test.open(session);

@@ -1,9 +1,10 @@
 //! Little-endian fields of *meta*: writing cannot fail, reading what a peer said can.
 
 use crate::frame::FrameError;
-use crate::message::{EpochStart, LeaseHolder, Point, Refusal, Source};
+use crate::message::{EpochStart, LeaseHolder, Point, Refusal, SnapshotPoint, Source};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoin_types::{Epoch, Generation, InstanceId, NodeId, ReplicaId, Seq, Version};
+use quoin_types::limits::SNAPSHOTS_MAX;
+use quoin_types::{Epoch, Generation, InstanceId, NodeId, ReplicaId, Seq, SnapshotId, Version};
 
 /// The most entries that any list in meta may have.
 const LIST_MAX: usize = 65_536;
@@ -97,6 +98,21 @@ impl Fields {
         Ok(history)
     }
 
+    /// The snapshot whose state is looked at, if it is not the present one.
+    pub(crate) fn view(&mut self) -> Result<Option<SnapshotId>, FrameError> {
+        if self.flag()? { self.u64().map(|id| Some(SnapshotId(id))) } else { Ok(None) }
+    }
+
+    /// A replica's snapshots: seqs rise.
+    pub(crate) fn snapshots(&mut self) -> Result<Vec<SnapshotPoint>, FrameError> {
+        let snapshots =
+            self.list(16, |fields| Ok(SnapshotPoint { id: SnapshotId(fields.u64()?), seq: fields.seq()? }))?;
+        if snapshots.len() > SNAPSHOTS_MAX || !snapshots.is_sorted_by(|a, b| a.seq < b.seq) {
+            return Err(FrameError::Value("list of snapshots"));
+        }
+        Ok(snapshots)
+    }
+
     pub(crate) fn text(&mut self) -> Result<String, FrameError> {
         let length = usize::from(self.u16()?);
         if length > self.meta.remaining() {
@@ -125,6 +141,7 @@ impl Fields {
             10 => Refusal::NoSpace,
             11 => Refusal::Disk,
             12 => Refusal::PeerDamaged,
+            13 => Refusal::LacksSnapshot,
             _ => return Err(FrameError::Value("refusal")),
         })
     }
@@ -157,6 +174,20 @@ pub(crate) trait PutFields: BufMut {
 
     fn known_version(&mut self, version: Option<Version>) {
         self.put_u64_le(version.unwrap_or(VERSION_UNKNOWN).0);
+    }
+
+    fn view(&mut self, view: Option<SnapshotId>) {
+        self.flag(view.is_some());
+        if let Some(snapshot) = view {
+            self.put_u64_le(snapshot.0);
+        }
+    }
+
+    fn snapshots(&mut self, snapshots: &[SnapshotPoint]) {
+        self.list(snapshots, |out, snapshot| {
+            out.put_u64_le(snapshot.id.0);
+            out.put_u64_le(snapshot.seq.0);
+        });
     }
 
     fn point(&mut self, point: Point) {
@@ -195,6 +226,7 @@ pub(crate) trait PutFields: BufMut {
             Refusal::NoSpace => (10, 0),
             Refusal::Disk => (11, 0),
             Refusal::PeerDamaged => (12, 0),
+            Refusal::LacksSnapshot => (13, 0),
         };
         self.put_u8(code);
         self.put_u64_le(value);

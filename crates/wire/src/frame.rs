@@ -6,14 +6,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX};
 use quoin_types::{
     BLOCK_BYTES, BootId, ClusterId, DiskId, Epoch, ExtentIndex, Generation, InstanceId, NodeId, ReplicaId,
-    SegmentId, SessionId, VolumeId,
+    SegmentId, SessionId, SnapshotId, VolumeId,
 };
 use std::time::Duration;
 
 /// The size of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 /// `QUO` and the version of the framing.
-const MAGIC: [u8; 4] = *b"QUO\x01";
+const MAGIC: [u8; 4] = *b"QUO\x02";
 /// The most meta that a frame may have.
 const META_BYTES_MAX: usize = 2 << 20;
 /// The most data that a frame may have.
@@ -71,6 +71,9 @@ mod kind {
     pub(super) const FETCH: u8 = 22;
     pub(super) const FETCH_REPLY: u8 = 23;
     pub(super) const DAMAGED: u8 = 24;
+    pub(super) const SNAPSHOT: u8 = 25;
+    pub(super) const LIST_SNAPSHOTS: u8 = 26;
+    pub(super) const SNAPSHOT_LIST: u8 = 27;
 }
 
 /// Appends a message's header and meta to `out` and returns its data, which must follow on the wire (it may be empty).
@@ -172,6 +175,7 @@ fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
             out.put_u64_le(settle.seq.0);
             kind::SETTLE
         }
+        Message::Snapshot(snapshot) => put_snapshot(snapshot, out),
         Message::Positions(positions) => put_positions(positions, out),
         Message::Refused(refused) => {
             out.put_u64_le(refused.replica.0);
@@ -214,6 +218,15 @@ fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
             out.known_version(damaged.version);
             out.list(&damaged.tried, |out, replica| out.put_u64_le(replica.0));
             kind::DAMAGED
+        }
+        Message::ListSnapshots(list) => put_list_snapshots(list, out),
+        Message::SnapshotList(reply) => {
+            out.put_u64_le(reply.replica.0);
+            out.result(&reply.result, |out, (position, snapshots)| {
+                out.put_u64_le(position.0);
+                out.snapshots(snapshots);
+            });
+            kind::SNAPSHOT_LIST
         }
         Message::List(list) => put_list(list, out),
         Message::ListReply(reply) => {
@@ -310,6 +323,14 @@ fn put_zero(zero: &Zero, out: &mut BytesMut) -> u8 {
     kind::ZERO
 }
 
+fn put_snapshot(snapshot: &Snapshot, out: &mut BytesMut) -> u8 {
+    out.put_u64_le(snapshot.replica.0);
+    out.put_u64_le(snapshot.epoch.0);
+    out.put_u64_le(snapshot.seq.0);
+    out.put_u64_le(snapshot.snapshot.0);
+    kind::SNAPSHOT
+}
+
 fn put_positions(positions: &Positions, out: &mut BytesMut) -> u8 {
     out.put_u64_le(positions.credit);
     out.flag(positions.full);
@@ -391,6 +412,15 @@ fn put_resync_report(report: &ResyncReport, out: &mut BytesMut) -> u8 {
     kind::RESYNC_REPORT
 }
 
+fn put_list_snapshots(list: &ListSnapshots, out: &mut BytesMut) -> u8 {
+    out.put_u64_le(list.replica.0);
+    out.put_u64_le(list.epoch.0);
+    out.put_u64_le(list.last_epoch.0);
+    out.flag(list.allow_mixed);
+    out.put_u64_le(list.after.0);
+    kind::LIST_SNAPSHOTS
+}
+
 fn put_list(list: &List, out: &mut BytesMut) -> u8 {
     out.put_u64_le(list.replica.0);
     out.put_u64_le(list.epoch.0);
@@ -400,6 +430,7 @@ fn put_list(list: &List, out: &mut BytesMut) -> u8 {
     out.put_u64_le(list.since.0);
     out.put_u32_le(list.from.0);
     out.put_u32_le(list.max);
+    out.view(list.view);
     kind::LIST
 }
 
@@ -410,6 +441,7 @@ fn put_fetch(fetch: &Fetch, out: &mut BytesMut) -> u8 {
     out.flag(fetch.allow_mixed);
     out.put_u64_le(fetch.after.0);
     out.put_u32_le(fetch.extent.0);
+    out.view(fetch.view);
     kind::FETCH
 }
 
@@ -433,6 +465,12 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
     Ok(match kind {
         kind::WRITE => Message::Write(get_write(f, data)?),
         kind::ZERO => Message::Zero(get_zero(f)?),
+        kind::SNAPSHOT => Message::Snapshot(Snapshot {
+            replica: f.replica()?,
+            epoch: f.epoch()?,
+            seq: f.seq()?,
+            snapshot: SnapshotId(f.u64()?),
+        }),
         kind::POSITIONS => Message::Positions(Positions {
             credit: f.u64()?,
             full: f.flag()?,
@@ -512,6 +550,17 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
             version: f.known_version()?,
             tried: f.list(8, Fields::replica)?,
         }),
+        kind::LIST_SNAPSHOTS => Message::ListSnapshots(ListSnapshots {
+            replica: f.replica()?,
+            epoch: f.epoch()?,
+            last_epoch: f.epoch()?,
+            allow_mixed: f.flag()?,
+            after: f.seq()?,
+        }),
+        kind::SNAPSHOT_LIST => Message::SnapshotList(SnapshotList {
+            replica: f.replica()?,
+            result: f.result(|f| Ok((f.seq()?, f.snapshots()?)))?,
+        }),
         kind::LIST => Message::List(get_list(f)?),
         kind::LIST_REPLY => Message::ListReply(ListReply {
             replica: f.replica()?,
@@ -524,6 +573,7 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
             allow_mixed: f.flag()?,
             after: f.seq()?,
             extent: ExtentIndex(f.u32()?),
+            view: f.view()?,
         }),
         kind::FETCH_REPLY => Message::FetchReply(get_fetch_reply(f, data)?),
         other => return Err(FrameError::Kind(other)),
@@ -661,6 +711,7 @@ fn get_list(f: &mut Fields) -> Result<List, FrameError> {
         since: f.seq()?,
         from: ExtentIndex(f.u32()?),
         max: f.u32()?,
+        view: f.view()?,
     })
 }
 

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use quoin_types::{
     BootId, ClusterId, DiskId, Epoch, ExtentIndex, Generation, InstanceId, NodeId, ReplicaId, SegmentId, Seq,
-    SessionId, Version,
+    SessionId, SnapshotId, Version,
 };
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub enum Message {
     Settle(Settle),
     Write(Write),
     Zero(Zero),
+    Snapshot(Snapshot),
     Positions(Positions),
     Refused(Refused),
     Read(Read),
@@ -33,6 +34,8 @@ pub enum Message {
     ResyncReport(ResyncReport),
     Repair(Repair),
     Damaged(Damaged),
+    ListSnapshots(ListSnapshots),
+    SnapshotList(SnapshotList),
     List(List),
     ListReply(ListReply),
     Fetch(Fetch),
@@ -169,6 +172,8 @@ pub enum Refusal {
     Disk,
     /// What it was to pull is damaged on the peer's disk.
     PeerDamaged,
+    /// It lacks a snapshot: the one whose view was asked for, or one that it must have before it joins (rule N5).
+    LacksSnapshot,
 }
 
 /// Makes an epoch part of the history of a replica that is in the authority's state (attach, step 5).
@@ -240,6 +245,19 @@ pub struct Zero {
     pub length: u64,
 }
 
+/// A snapshot, in the stream of writes: what the replica is at this seq is kept (rule N1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The gateway's epoch.
+    pub epoch: Epoch,
+    /// Its number in the stream of writes.
+    pub seq: Seq,
+    /// Which snapshot of the volume.
+    pub snapshot: SnapshotId,
+}
+
 /// How far replicas are: cumulative.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Positions {
@@ -264,7 +282,7 @@ pub struct Position {
     pub durable: Seq,
 }
 
-/// A write, zero or settle that was not taken. Nothing after it in that replica's stream is taken either.
+/// A write, zero, snapshot or settle that was not taken. Nothing after it in that replica's stream is taken either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused {
     /// The replica.
@@ -454,6 +472,40 @@ pub struct Repair {
     pub source: Source,
 }
 
+/// A snapshot that a replica has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SnapshotPoint {
+    /// Which.
+    pub id: SnapshotId,
+    /// The seq of its record: it holds the writes up to there.
+    pub seq: Seq,
+}
+
+/// Asks a peer which snapshots it has (rule N4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListSnapshots {
+    /// The peer's replica.
+    pub replica: ReplicaId,
+    /// The epoch that both have promised.
+    pub epoch: Epoch,
+    /// The last epoch that must be in the peer's history.
+    pub last_epoch: Epoch,
+    /// Whether the peer may itself be mixed.
+    pub allow_mixed: bool,
+    /// The peer must have everything to here.
+    pub after: Seq,
+}
+
+/// Answer to [`ListSnapshots`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotList {
+    /// The peer's replica.
+    pub replica: ReplicaId,
+    /// The peer's position when it answered, and its snapshots up to there: seqs rise, at most
+    /// [`quoin_types::limits::SNAPSHOTS_MAX`].
+    pub result: Result<(Seq, Vec<SnapshotPoint>), Refusal>,
+}
+
 /// Asks a peer which extents changed (rule S1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct List {
@@ -473,6 +525,8 @@ pub struct List {
     pub from: ExtentIndex,
     /// The most to list.
     pub max: u32,
+    /// The snapshot whose state is looked at; `None`: the peer as it is.
+    pub view: Option<SnapshotId>,
 }
 
 /// Answer to [`List`].
@@ -499,6 +553,8 @@ pub struct Fetch {
     pub after: Seq,
     /// The extent.
     pub extent: ExtentIndex,
+    /// The snapshot whose state is looked at; `None`: the peer as it is.
+    pub view: Option<SnapshotId>,
 }
 
 /// Answer to [`Fetch`].

@@ -1,7 +1,8 @@
 //! Frames as they are on the wire. A change here is a change of format: it needs a new version, not a new expectation.
 
 use bytes::{Bytes, BytesMut};
-use quoin_types::{BLOCK_BYTES, Epoch, ExtentIndex, ReplicaId, Seq};
+use quoin_types::limits::SNAPSHOTS_MAX;
+use quoin_types::{BLOCK_BYTES, Epoch, ExtentIndex, ReplicaId, Seq, SnapshotId};
 use quoin_wire::*;
 
 /// Header and meta in hexadecimal, a line per 16 bytes; and how much data follows.
@@ -90,6 +91,53 @@ fn damage() {
 }
 
 #[test]
+fn a_snapshot() {
+    let snapshot =
+        Snapshot { replica: ReplicaId(2), epoch: Epoch(3), seq: Seq(0x0405), snapshot: SnapshotId(0x0607) };
+    expect(&Message::Snapshot(snapshot), include_str!("golden/snapshot.hex"), 0);
+}
+
+#[test]
+fn a_list_of_snapshots() {
+    let points = [(0x0607, 0x11), (0x0608, 0x22)];
+    let points = points.map(|(id, seq)| SnapshotPoint { id: SnapshotId(id), seq: Seq(seq) });
+    let list = SnapshotList { replica: ReplicaId(2), result: Ok((Seq(0x33), points.to_vec())) };
+    expect(&Message::SnapshotList(list), include_str!("golden/snapshot-list.hex"), 0);
+}
+
+#[test]
+fn a_fetch_from_a_snapshot() {
+    let fetch = Fetch {
+        replica: ReplicaId(2),
+        epoch: Epoch(3),
+        last_epoch: Epoch(3),
+        allow_mixed: false,
+        after: Seq(77),
+        extent: ExtentIndex(0x0506),
+        view: Some(SnapshotId(0x0607)),
+    };
+    expect(&Message::Fetch(fetch), include_str!("golden/fetch.hex"), 0);
+}
+
+/// A list that no replica can have: more snapshots than there may be, or seqs that do not rise.
+#[test]
+fn what_is_no_list_of_snapshots() {
+    let decode = |seqs: &[u64]| {
+        let point = |seq: &u64| SnapshotPoint { id: SnapshotId(*seq), seq: Seq(*seq) };
+        let result = Ok((Seq(9), seqs.iter().map(point).collect()));
+        let mut bytes = BytesMut::new();
+        encode(&Message::SnapshotList(SnapshotList { replica: ReplicaId(2), result }), &mut bytes);
+        Decoder::default().next(&mut bytes)
+    };
+    let most: Vec<u64> = (1..=SNAPSHOTS_MAX as u64).collect();
+    assert!(decode(&most).is_ok());
+    let many: Vec<u64> = (1..=SNAPSHOTS_MAX as u64 + 1).collect();
+    for impossible in [&many[..], &[5, 5], &[5, 4]] {
+        assert_eq!(decode(impossible), Err(FrameError::Value("list of snapshots")));
+    }
+}
+
+#[test]
 fn what_is_no_frame() {
     let mut bytes = BytesMut::new();
     let read = Read { id: 1, replica: ReplicaId(2), epoch: Epoch(3), after: Seq(4), offset: 0, length: 4096 };
@@ -100,7 +148,7 @@ fn what_is_no_frame() {
         Decoder::default().next(&mut changed)
     };
     assert_eq!(decode(&|_| {}), Ok(Some(Message::Read(read))));
-    assert_eq!(decode(&|b| b[3] = 2), Err(FrameError::Magic), "another version of the framing");
+    assert_eq!(decode(&|b| b[3] = 1), Err(FrameError::Magic), "another version of the framing");
     assert_eq!(decode(&|b| b[16] ^= 1), Err(FrameError::Checksum));
     assert_eq!(decode(&|b| b[8..12].copy_from_slice(&u32::MAX.to_le_bytes())), Err(FrameError::TooLarge));
     assert_eq!(

@@ -64,6 +64,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::NoSpace,
             Refusal::Disk,
             Refusal::PeerDamaged,
+            Refusal::LacksSnapshot,
         ]),
     ]
 }
@@ -161,6 +162,9 @@ fn io_messages() -> impl Strategy<Value = Message> {
                 Message::Zero(Zero { replica, epoch, seq, offset, length: blocks * BLOCK_BYTES })
             }
         ),
+        (replica(), epoch(), seq(), any::<u64>()).prop_map(|(replica, epoch, seq, id)| {
+            Message::Snapshot(Snapshot { replica, epoch, seq, snapshot: SnapshotId(id) })
+        }),
         (any::<u64>(), any::<bool>(), vec(position, 0..4))
             .prop_map(|(credit, full, replicas)| Message::Positions(Positions { credit, full, replicas })),
         (replica(), epoch(), seq(), refusal()).prop_map(|(replica, epoch, seq, reason)| Message::Refused(
@@ -194,6 +198,12 @@ fn resync_messages() -> impl Strategy<Value = Message> {
         refusal().prop_map(ResyncState::Failed),
     ];
     let question = || (replica(), epoch(), epoch(), any::<bool>(), seq());
+    let view = || proptest::option::of(any::<u64>().prop_map(SnapshotId));
+    let snapshots = || {
+        proptest::collection::btree_map(any::<u64>(), any::<u64>(), 0..6).prop_map(|map| -> Vec<_> {
+            map.into_iter().map(|(seq, id)| SnapshotPoint { id: SnapshotId(id), seq: Seq(seq) }).collect()
+        })
+    };
     let extents = || vec(any::<u32>().prop_map(ExtentIndex), 0..9);
     prop_oneof![
         order.prop_map(|(replica, epoch, mode, common, history, join_at, source_mixed, source)| {
@@ -218,18 +228,25 @@ fn resync_messages() -> impl Strategy<Value = Message> {
                 Message::Repair(Repair { replica, epoch, extent: ExtentIndex(extent), version, source })
             }
         ),
-        (question(), seq(), any::<(u32, u32)>()).prop_map(
-            |((replica, epoch, last_epoch, allow_mixed, after), since, b)| {
+        question().prop_map(|(replica, epoch, last_epoch, allow_mixed, after)| {
+            Message::ListSnapshots(ListSnapshots { replica, epoch, last_epoch, allow_mixed, after })
+        }),
+        (replica(), proptest::result::maybe_ok((seq(), snapshots()), refusal()))
+            .prop_map(|(replica, result)| Message::SnapshotList(SnapshotList { replica, result })),
+        (question(), seq(), any::<(u32, u32)>(), view()).prop_map(
+            |((replica, epoch, last_epoch, allow_mixed, after), since, b, view)| {
                 let (from, max) = (ExtentIndex(b.0), b.1);
-                Message::List(List { replica, epoch, last_epoch, allow_mixed, after, since, from, max })
+                Message::List(List { replica, epoch, last_epoch, allow_mixed, after, since, from, max, view })
             }
         ),
         (replica(), proptest::result::maybe_ok((seq(), extents()), refusal()))
             .prop_map(|(replica, result)| Message::ListReply(ListReply { replica, result })),
-        (question(), any::<u32>()).prop_map(|((replica, epoch, last_epoch, allow_mixed, after), extent)| {
-            let extent = ExtentIndex(extent);
-            Message::Fetch(Fetch { replica, epoch, last_epoch, allow_mixed, after, extent })
-        }),
+        (question(), any::<u32>(), view()).prop_map(
+            |((replica, epoch, last_epoch, allow_mixed, after), extent, view)| {
+                let extent = ExtentIndex(extent);
+                Message::Fetch(Fetch { replica, epoch, last_epoch, allow_mixed, after, extent, view })
+            }
+        ),
         (replica(), any::<u32>(), proptest::result::maybe_ok(fetched(), refusal())).prop_map(
             |(replica, extent, result)| Message::FetchReply(FetchReply {
                 replica,
@@ -331,7 +348,7 @@ proptest! {
 /// A frame of any kind with any meta and so many bytes of zeros.
 fn sealed(kind: u8, meta: &[u8], data_bytes: usize) -> BytesMut {
     let mut bytes = BytesMut::zeroed(HEADER_BYTES);
-    bytes[0..4].copy_from_slice(b"QUO\x01");
+    bytes[0..4].copy_from_slice(b"QUO\x02");
     bytes[4] = kind;
     bytes[8..12].copy_from_slice(&(meta.len() as u32).to_le_bytes());
     bytes[12..16].copy_from_slice(&(data_bytes as u32).to_le_bytes());

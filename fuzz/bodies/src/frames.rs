@@ -27,7 +27,7 @@ pub(crate) fn wire_frames(input: &[u8]) {
 /// A frame with its header, by the tables of the document.
 fn frame(kind: u8, meta: &[u8], data_bytes: usize) -> Vec<u8> {
     let mut head = vec![0; HEADER_BYTES];
-    head[..4].copy_from_slice(b"QUO\x01");
+    head[..4].copy_from_slice(b"QUO\x02");
     head[4] = kind;
     head[8..12].copy_from_slice(&(meta.len() as u32).to_le_bytes());
     head[12..16].copy_from_slice(&(data_bytes as u32).to_le_bytes());

@@ -2,7 +2,7 @@
 
 use super::{Live, Presence};
 use quoin_api::v1;
-use quoin_cluster::Volume;
+use quoin_cluster::{Attachment, Volume};
 use quoin_types::{Epoch, GatewayId, InstanceId, Moment, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +14,8 @@ const GATEWAY_SHOWN: Duration = Duration::from_secs(600);
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayReport {
     pub(crate) at: Moment,
+    /// Since when nobody else has reported under this gateway's name, as far as this leader knows.
+    pub(crate) alone_since: Moment,
     pub(crate) instance: InstanceId,
     pub(crate) nbd_address: String,
     pub(crate) version: String,
@@ -38,14 +40,16 @@ impl Live {
         self.attaching.insert((volume, gateway), at);
     }
 
-    fn is_new(&self, volume: &Volume, gateway: &GatewayId, now: Moment) -> bool {
+    pub(super) fn is_new(&self, volume: &Volume, gateway: &GatewayId, now: Moment) -> bool {
         let attaching = self.attaching.get(&(volume.id, gateway.clone()));
         attaching.is_some_and(|at| now.since(*at) <= self.patience())
     }
 
-    pub(crate) fn gateway_heard(&mut self, gateway: GatewayId, report: GatewayReport) {
+    pub(crate) fn gateway_heard(&mut self, gateway: GatewayId, mut report: GatewayReport) {
         let now = report.at;
         self.gateways.retain(|_, known| now.since(known.at) < GATEWAY_SHOWN);
+        let before = self.gateways.get(&gateway).filter(|known| known.instance == report.instance);
+        report.alone_since = before.map_or(now, |known| known.alone_since);
         self.gateways.insert(gateway, report);
     }
 
@@ -68,14 +72,24 @@ impl Live {
         report.attachments.get(&volume.id).filter(|report| Epoch(report.epoch) == attachment.epoch)
     }
 
-    /// Whether taking a volume away would hurt somebody: another gateway that is alive and has clients on it.
+    /// Whether the process that has an attachment is gone: another one has reported under its gateway's name, and it alone,
+    /// for as long as makes somebody unreachable. While the two take turns, both are alive.
+    pub(super) fn is_replaced(&self, attachment: &Attachment, now: Moment) -> bool {
+        let report =
+            self.gateways.get(&attachment.gateway).filter(|report| report.instance != attachment.instance);
+        let online = self.gateway_presence(&attachment.gateway, now) == Presence::Online;
+        online && report.is_some_and(|report| now.since(report.alone_since) > self.patience())
+    }
+
+    /// Whether taking a volume away would hurt somebody: another gateway that is alive and has clients on it. A steward has
+    /// none.
     pub(crate) fn in_use(
         &self,
         volume: &Volume,
         by_other_than: Option<&GatewayId>,
         now: Moment,
     ) -> Option<InUse> {
-        let attachment = volume.attachment.as_ref()?;
+        let attachment = volume.attachment.as_ref().filter(|attachment| !attachment.steward)?;
         if by_other_than == Some(&attachment.gateway) {
             return None;
         }

@@ -1,8 +1,13 @@
 //! What storage nodes and gateways said lately: heartbeats. In the leader's memory alone, gone with its term; what it
-//! concludes about storage nodes goes into the state ([`Live::conclude`]). Time is a parameter.
+//! concludes about storage nodes goes into the state ([`Live::conclude`]), as do the next steps of changes, snapshots and
+//! stewards ([`Live::next_steps`]). Time is a parameter.
 
+mod changes;
+#[cfg(test)]
+mod changes_tests;
 mod gateways;
 mod nodes;
+mod stewards;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +19,7 @@ use quoin_cluster::ClusterTime;
 use quoin_types::{GatewayId, Moment, NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use stewards::GivenUp;
 
 /// Reports missed in a row after which somebody is unreachable.
 const MISSED_MAX: u32 = 3;
@@ -46,6 +52,8 @@ pub(crate) struct Live {
     /// When a gateway was about to be given a volume.
     attaching: BTreeMap<(VolumeId, GatewayId), Moment>,
     refused: BTreeMap<String, RefusedNode>,
+    /// Volumes whose steward could do no more for them, and how they were then.
+    given_up: BTreeMap<VolumeId, GivenUp>,
 }
 
 impl Live {
@@ -60,6 +68,7 @@ impl Live {
             gateways: BTreeMap::new(),
             attaching: BTreeMap::new(),
             refused: BTreeMap::new(),
+            given_up: BTreeMap::new(),
         }
     }
 
@@ -85,7 +94,10 @@ impl Live {
     fn oversleep(&mut self, slept: Duration) {
         self.since = self.since + slept;
         self.nodes.values_mut().for_each(|heard| heard.at = heard.at + slept);
-        self.gateways.values_mut().for_each(|report| report.at = report.at + slept);
+        for report in self.gateways.values_mut() {
+            report.at = report.at + slept;
+            report.alone_since = report.alone_since + slept;
+        }
         self.attaching.values_mut().for_each(|at| *at = *at + slept);
         self.refused.values_mut().for_each(|refused| refused.at = refused.at + slept);
     }

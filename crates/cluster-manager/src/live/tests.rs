@@ -213,6 +213,7 @@ fn attach(leader: &mut Leader, gateway: &GatewayId, second: u32) {
         size_bytes: 4096,
         segment_bytes: 65536,
         replicas: 1,
+        min_replicas: None,
         durability: Durability::Flush,
         candidates: vec![Candidate { node: NodeId(1), free_bytes: 1 << 40 }],
     };
@@ -236,6 +237,7 @@ fn gateway_report(second: u32, clients: Option<u32>) -> GatewayReport {
     let report = |clients| v1::AttachmentReport { volume: 1, epoch: 1, clients, ..Default::default() };
     GatewayReport {
         at: at(second),
+        alone_since: at(second),
         instance: InstanceId([1; 16]),
         nbd_address: String::new(),
         version: String::new(),

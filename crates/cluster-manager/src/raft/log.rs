@@ -3,10 +3,10 @@
 //! The log is short (it is compacted every thousand entries or so), so all of it is kept in memory.
 
 use super::store::{Batch, Compacted, Store, StoreError};
+use quoin_disk::Dir;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::VecDeque;
-use std::path::Path;
 
 /// Entries kept behind a snapshot, for followers that are only a little late.
 const TAIL: u64 = 256;
@@ -22,8 +22,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens the log in `directory`. In an empty one, the cluster begins with `voters`.
-    pub(crate) fn open(directory: &Path, voters: &[u64]) -> Result<Self, StoreError> {
+    /// Opens the log in `directory`. In an empty one, the cluster begins with `voters`; without any, this member waits to be
+    /// taken in by one that there is.
+    pub(crate) fn open(directory: &dyn Dir, voters: &[u64]) -> Result<Self, StoreError> {
         let (store, loaded) = Store::open(directory)?;
         let mut log = Self {
             store,
@@ -33,7 +34,11 @@ impl Log {
             compacted: loaded.compacted,
             entries: loaded.entries.into(),
         };
-        if log.conf_state == ConfState::default() {
+        if !log.snapshot.is_empty() {
+            // The members as of the snapshot: the entries after it, applied again, bring the later ones. Whatever
+            // another version noted beside it may be later than these entries, and would be changed twice.
+            log.conf_state = log.snapshot.get_metadata().get_conf_state().clone();
+        } else if log.conf_state == ConfState::default() && !voters.is_empty() {
             log.conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
             log.store.write(&Batch { conf_state: Some(&log.conf_state), ..Batch::default() })?;
         }
@@ -53,7 +58,7 @@ impl Log {
         (!self.snapshot.is_empty()).then_some(self.snapshot.data.as_slice())
     }
 
-    /// The members.
+    /// The members, as of the last entry applied.
     pub(crate) fn conf_state(&self) -> &ConfState {
         &self.conf_state
     }
@@ -85,10 +90,10 @@ impl Log {
         self.hard_state.commit = self.hard_state.commit.max(commit);
     }
 
-    /// Notes who the members are, durably.
-    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) -> Result<(), StoreError> {
+    /// Notes who the members are after the entry that is being applied. They become durable with the next snapshot; after a
+    /// restart the entry is applied again.
+    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
         self.conf_state = conf_state;
-        self.store.write(&Batch { conf_state: Some(&self.conf_state), ..Batch::default() })
     }
 
     /// Takes a snapshot of the state after entry `applied`, durably, and lets go of the entries before it, but for a tail.
@@ -97,7 +102,9 @@ impl Log {
         let metadata = SnapshotMetadata { conf_state: Some(self.conf_state.clone()), index: applied, term };
         self.snapshot = Snapshot { data, metadata: Some(metadata) };
         self.hard_state.commit = self.hard_state.commit.max(applied);
-        let index = applied.saturating_sub(TAIL).max(self.compacted.index);
+        // The first entry is never kept: the first members stand in no entry, only in snapshots, so a member that is taken
+        // in must begin with one.
+        let index = applied.saturating_sub(TAIL).max(self.compacted.index).max(1);
         let term = self.term_of(index).ok_or(StoreError::Damaged("a kept entry is not in the log"))?;
         let compacted = Compacted { index, term };
         self.store.write(&Batch {
@@ -202,6 +209,7 @@ impl Storage for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quoin_disk::MemDir;
 
     fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
         range.map(|index| Entry { index, term, ..Entry::default() }).collect()
@@ -209,8 +217,8 @@ mod tests {
 
     #[test]
     fn a_compacted_log_keeps_a_tail_and_its_terms() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::open(directory.path(), &[1]).unwrap();
+        let directory = MemDir::new();
+        let mut log = Log::open(&directory, &[1]).unwrap();
         log.append(entries(1..=300, 1), None).unwrap();
         log.append(entries(290..=400, 2), None).unwrap();
         log.compact(399, b"state".to_vec()).unwrap();
@@ -226,7 +234,7 @@ mod tests {
         };
         check(&log);
         drop(log);
-        check(&Log::open(directory.path(), &[1, 2, 3]).unwrap());
-        assert_eq!(Log::open(directory.path(), &[1, 2, 3]).unwrap().conf_state().voters, [1]);
+        check(&Log::open(&directory, &[1, 2, 3]).unwrap());
+        assert_eq!(Log::open(&directory, &[1, 2, 3]).unwrap().conf_state().voters, [1]);
     }
 }

@@ -2,50 +2,59 @@
 
 use quoin_cluster::{Outcome, Refusal, RequestId};
 use quoin_types::Moment;
-use std::collections::HashMap;
-use tokio::sync::oneshot;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// The request got no answer here, and may or may not have been carried out: another attempt, at whoever leads now, finds
-/// out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct TryAgain;
+/// Whoever waits has given up by then.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What came of a proposal.
-pub(crate) type Answer = Result<Result<Outcome, Refusal>, TryAgain>;
+/// Who asked, by a number that is given once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Asker(pub(crate) u64);
 
-/// Where a reader waits.
-pub(crate) type ReadReply = oneshot::Sender<Result<(), TryAgain>>;
+/// What an asker is told, once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// The proposal is applied, and this came of it.
+    Applied(Result<Outcome, Refusal>),
+    /// All that was committed when the read was asked for is applied.
+    Current,
+    /// It got no answer here, and may or may not have been carried out: another attempt, at whoever leads now, finds out.
+    TryAgain,
+}
 
-/// Proposals and reads under way at this leader.
+/// Somebody who waits, and since when.
+type Waiting = (Asker, Moment);
+
+/// Proposals and reads under way at this leader, and the answers that nobody has taken yet.
 #[derive(Default)]
 pub(crate) struct Pending {
-    proposals: HashMap<RequestId, Vec<(oneshot::Sender<Answer>, Moment)>>,
+    proposals: BTreeMap<RequestId, Vec<Waiting>>,
     /// Asked since the last round: they share the next read index.
-    new_reads: Vec<ReadReply>,
+    new_reads: Vec<Waiting>,
     /// By the context given to raft.
-    reads: HashMap<u64, Vec<ReadReply>>,
+    reads: BTreeMap<u64, Vec<Waiting>>,
     /// Confirmed, waiting until the index is applied.
-    confirmed: Vec<(u64, Vec<ReadReply>)>,
+    confirmed: Vec<(u64, Vec<Waiting>)>,
     last_context: u64,
+    answers: Vec<(Asker, Heard)>,
 }
 
 impl Pending {
-    pub(crate) fn add_proposal(&mut self, request: RequestId, reply: oneshot::Sender<Answer>, now: Moment) {
-        self.proposals.entry(request).or_default().push((reply, now));
+    pub(crate) fn add_proposal(&mut self, request: RequestId, asker: Asker, now: Moment) {
+        self.proposals.entry(request).or_default().push((asker, now));
     }
 
     /// Answers whoever waits for this request, and says when the first of them began to.
     pub(crate) fn answer(&mut self, request: RequestId, result: &Result<Outcome, Refusal>) -> Option<Moment> {
         let waiting = self.proposals.remove(&request)?;
         let since = waiting.iter().map(|(_, since)| *since).min();
-        for (reply, _) in waiting {
-            let _ = reply.send(Ok(result.clone()));
-        }
+        self.answers.extend(waiting.iter().map(|(asker, _)| (*asker, Heard::Applied(result.clone()))));
         since
     }
 
-    pub(crate) fn add_read(&mut self, reply: ReadReply) {
-        self.new_reads.push(reply);
+    pub(crate) fn add_read(&mut self, asker: Asker, now: Moment) {
+        self.new_reads.push((asker, now));
     }
 
     /// The context under which to ask raft for a read index, if anybody wants one.
@@ -68,33 +77,45 @@ impl Pending {
     /// Answers the reads whose index is applied.
     pub(crate) fn finish_reads(&mut self, applied: u64) {
         for (_, waiting) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
-            for reply in waiting {
-                let _ = reply.send(Ok(()));
-            }
+            self.answers.extend(waiting.iter().map(|(asker, _)| (*asker, Heard::Current)));
         }
+    }
+
+    /// Sends somebody away.
+    pub(crate) fn refuse(&mut self, asker: Asker) {
+        self.answers.push((asker, Heard::TryAgain));
     }
 
     /// This member does not lead any more: nobody may wait for it.
     pub(crate) fn give_up(&mut self) {
-        for (reply, _) in self.proposals.drain().flat_map(|(_, waiting)| waiting) {
-            let _ = reply.send(Err(TryAgain));
-        }
-        let confirmed = self.confirmed.drain(..).flat_map(|(_, waiting)| waiting);
-        let asked = self.reads.drain().flat_map(|(_, waiting)| waiting);
-        for reply in self.new_reads.drain(..).chain(asked).chain(confirmed) {
-            let _ = reply.send(Err(TryAgain));
-        }
+        self.send_away(|_| true);
     }
 
-    /// Forgets those that nobody waits for any more.
-    pub(crate) fn forget_abandoned(&mut self) {
-        self.proposals.retain(|_, waiting| {
-            waiting.retain(|(reply, _)| !reply.is_closed());
-            !waiting.is_empty()
-        });
-        self.reads.retain(|_, waiting| {
-            waiting.retain(|reply| !reply.is_closed());
-            !waiting.is_empty()
-        });
+    /// Sends those away who have waited for too long.
+    pub(crate) fn expire(&mut self, now: Moment) {
+        self.send_away(|since| now.since(since) >= WAIT_MAX);
+    }
+
+    fn send_away(&mut self, is_late: impl Fn(Moment) -> bool) {
+        let proposals = self.proposals.values_mut();
+        let confirmed = self.confirmed.iter_mut().map(|(_, waiting)| waiting);
+        let reads = self.reads.values_mut().chain(confirmed).chain(std::iter::once(&mut self.new_reads));
+        for waiting in proposals.chain(reads) {
+            let late = waiting.extract_if(.., |(_, since)| is_late(*since));
+            self.answers.extend(late.map(|(asker, _)| (asker, Heard::TryAgain)));
+        }
+        self.proposals.retain(|_, waiting| !waiting.is_empty());
+        self.reads.retain(|_, waiting| !waiting.is_empty());
+        self.confirmed.retain(|(_, waiting)| !waiting.is_empty());
+    }
+
+    /// Whether raft is to be asked something, or somebody to be told.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.new_reads.is_empty() || !self.answers.is_empty()
+    }
+
+    /// The answers since this was called last.
+    pub(crate) fn take_answers(&mut self) -> Vec<(Asker, Heard)> {
+        std::mem::take(&mut self.answers)
     }
 }

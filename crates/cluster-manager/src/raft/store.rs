@@ -1,9 +1,15 @@
 //! The raft log on disk: one redb database, one transaction, and so one sync, per batch of changes.
 
+use super::backend::Backend;
 use prost::Message as _;
+use quoin_disk::Dir;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
-use std::path::Path;
+
+/// The database's file in the data directory.
+const FILE: &str = "raft.redb";
+/// What redb may keep in memory. The log is in memory as it is, so this is for little more than one transaction.
+const CACHE_BYTES: usize = 16 << 20;
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -18,7 +24,7 @@ const COMPACTED: &str = "compacted";
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The directory cannot be made.
+    /// The directory cannot be used, or another process holds it.
     #[error("the data directory: {0}")]
     Io(std::io::Error),
     /// The database failed; after a failed sync nothing is pretended.
@@ -79,9 +85,9 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens or creates the database in `directory`.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Loaded), StoreError> {
-        std::fs::create_dir_all(directory).map_err(StoreError::Io)?;
-        let database = Database::create(directory.join("raft.redb"))?;
+    pub(crate) fn open(directory: &dyn Dir) -> Result<(Self, Loaded), StoreError> {
+        let backend = Backend::open(directory, FILE).map_err(StoreError::Io)?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
         let store = Self { database };
         store.check_format()?;
         let loaded = store.load()?;
@@ -196,6 +202,9 @@ fn decode_compacted(bytes: &[u8]) -> Result<Compacted, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quoin_disk::{Effect, Fault, FaultyDir, MemDir, Operation};
+    use std::io::ErrorKind;
+    use std::sync::Arc;
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, data: vec![index as u8; 3], ..Entry::default() }
@@ -203,8 +212,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_there_after_opening_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, loaded) = Store::open(directory.path()).unwrap();
+        let directory = MemDir::new();
+        let (store, loaded) = Store::open(&directory).unwrap();
         assert!(loaded.entries.is_empty());
         let first: Vec<Entry> = (1..=6).map(|index| entry(index, 1)).collect();
         let hard_state = HardState { term: 2, vote: 3, commit: 4 };
@@ -214,9 +223,44 @@ mod tests {
         let compacted = Compacted { index: 2, term: 1 };
         store.write(&Batch { compacted: Some(compacted), ..Batch::default() }).unwrap();
         drop(store);
-        let (_, loaded) = Store::open(directory.path()).unwrap();
+        let (_, loaded) = Store::open(&directory).unwrap();
         assert_eq!(loaded.entries, [entry(3, 1), entry(4, 1), entry(5, 2)]);
         assert_eq!(loaded.hard_state, hard_state);
         assert_eq!(loaded.compacted, compacted);
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_member_at_a_time() {
+        let directory = MemDir::new();
+        let (store, _) = Store::open(&directory).unwrap();
+        let taken = |result| matches!(result, Err(StoreError::Io(e)) if e.kind() == ErrorKind::WouldBlock);
+        assert!(taken(Store::open(&directory).map(drop)));
+        drop(store);
+        Store::open(&directory).unwrap();
+    }
+
+    #[test]
+    fn whatever_a_loss_of_power_leaves_every_batch_that_was_written_is_in_it() {
+        let directory = MemDir::new();
+        let (store, _) = Store::open(&directory).unwrap();
+        for index in 1..=20 {
+            store.write(&Batch { entries: &[entry(index, 1)], ..Batch::default() }).unwrap();
+            let (_, loaded) = Store::open(&directory.crash(index)).unwrap();
+            assert_eq!(loaded.entries.last(), Some(&entry(index, 1)));
+            assert_eq!(loaded.entries.len() as u64, index);
+        }
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_written_any_more() {
+        let healthy = MemDir::new();
+        drop(Store::open(&healthy).unwrap());
+        let faulty = FaultyDir::new(Arc::new(healthy));
+        let (store, _) = Store::open(&faulty).unwrap();
+        let (operation, effect) = (Operation::Sync, Effect::InputOutput);
+        faulty.inject(Fault { operation, name_prefix: FILE.to_owned(), after: 0, times: 1, effect });
+        let write = || store.write(&Batch { entries: &[entry(1, 1)], ..Batch::default() });
+        assert!(write().is_err());
+        assert!(write().is_err(), "the disk is well again, and not believed");
     }
 }

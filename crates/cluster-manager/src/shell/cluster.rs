@@ -1,25 +1,17 @@
-//! The `Cluster` service: what people and tools ask.
+//! The `Cluster` service: what people and tools ask. What changes anything is decided in [`crate::member`].
 
-use super::failure::{Failure, with_hint};
+use super::failure::Failure;
 use super::route::{Api, Call, MEMBER_SILENCE_TICKS};
-use crate::live::InUse;
+use crate::member::{Request as Asked, node_called};
 use crate::problems::problems;
 use crate::view::View;
 use quoin_api::v1;
 use quoin_api::v1::cluster_client::ClusterClient;
 use quoin_api::v1::cluster_server::Cluster;
-use quoin_cluster::{Command, Outcome, Refusal, Volume, VolumeStage};
+use quoin_cluster::Refusal;
 use quoin_disk::clock;
-use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
-use quoin_types::{NodeId, VolumeId};
 use std::sync::Arc;
-use std::time::Duration;
 use tonic::{Request, Response, Status};
-
-/// Copies of a volume whose creator does not say.
-const REPLICAS_DEFAULT: u32 = 3;
-/// What is kept of a call's time for answering it.
-const TIME_TO_ANSWER: Duration = Duration::from_millis(500);
 
 /// The service, at any member.
 pub(crate) struct ClusterService(pub(crate) Arc<Api>);
@@ -75,6 +67,41 @@ impl Cluster for ClusterService {
         route!(self, request, resize_volume)
     }
 
+    async fn move_replica(
+        &self,
+        request: Request<v1::MoveReplicaRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, move_replica)
+    }
+
+    async fn set_replicas(
+        &self,
+        request: Request<v1::SetReplicasRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, set_replicas)
+    }
+
+    async fn abort_change(
+        &self,
+        request: Request<v1::AbortChangeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        route!(self, request, abort_change)
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::Snapshot>, Status> {
+        route!(self, request, create_snapshot)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotReply>, Status> {
+        route!(self, request, delete_snapshot)
+    }
+
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,
@@ -97,23 +124,7 @@ impl Cluster for ClusterService {
 /// The methods, at the leader.
 impl Api {
     async fn create_volume(&self, call: Call, asked: v1::CreateVolumeRequest) -> Result<v1::Volume, Failure> {
-        let durability = v1::Durability::try_from(asked.durability)
-            .map_err(|_| Status::invalid_argument("an unknown durability"))?
-            .or_default();
-        let or_default = |value, default| if value == 0 { default } else { value };
-        let replicas = if asked.replicas == 0 { REPLICAS_DEFAULT } else { asked.replicas };
-        let command = Command::CreateVolume {
-            name: asked.name,
-            size_bytes: asked.size_bytes,
-            segment_bytes: or_default(asked.segment_bytes, SEGMENT_BYTES_DEFAULT),
-            replicas,
-            durability,
-            candidates: self.candidates(call, replicas).await?,
-        };
-        let outcome = self.propose(call, command).await?;
-        let id = volume_of(outcome)?;
-        self.wait_for_volume(call, id, |volume| volume.stage() != VolumeStage::Creating).await?;
-        self.volume_by_id(id)
+        self.ask(call, Asked::CreateVolume(asked)).await
     }
 
     async fn get_volume(&self, call: Call, asked: v1::GetVolumeRequest) -> Result<v1::Volume, Failure> {
@@ -140,32 +151,39 @@ impl Api {
         call: Call,
         asked: v1::DeleteVolumeRequest,
     ) -> Result<v1::DeleteVolumeReply, Failure> {
-        let mut expected_epoch = None;
-        if !asked.force {
-            // Only looking at the present: if somebody attaches meanwhile, the command is refused. A retry of a deletion
-            // that was carried out finds no volume, and is answered from the table of requests.
-            self.read_barrier(call).await?;
-            expected_epoch = self.view(|view| {
-                let Some(volume) = view.state.volume_named(&asked.name) else { return Ok(None) };
-                match view.live.in_use(volume, None, view.now) {
-                    Some(in_use) => {
-                        Err(volume_in_use(&asked.name, &in_use, "disconnect them, or delete with --force"))
-                    }
-                    None => Ok(Some(volume.epoch)),
-                }
-            })?;
-        }
-        self.propose(call, Command::DeleteVolume { name: asked.name, expected_epoch }).await?;
-        Ok(v1::DeleteVolumeReply {})
+        self.ask(call, Asked::DeleteVolume(asked)).await
     }
 
     async fn resize_volume(&self, call: Call, asked: v1::ResizeVolumeRequest) -> Result<v1::Volume, Failure> {
-        let (name, size_bytes) = (asked.name, asked.size_bytes);
-        let candidates = self.candidates_to_grow(call, &name, size_bytes).await?;
-        let command = Command::ResizeVolume { name, size_bytes, candidates };
-        let id = volume_of(self.propose(call, command).await?)?;
-        self.wait_for_volume(call, id, |volume| volume.growing_to_bytes.is_none()).await?;
-        self.volume_by_id(id)
+        self.ask(call, Asked::ResizeVolume(asked)).await
+    }
+
+    async fn move_replica(&self, call: Call, asked: v1::MoveReplicaRequest) -> Result<v1::Volume, Failure> {
+        self.ask(call, Asked::MoveReplica(asked)).await
+    }
+
+    async fn set_replicas(&self, call: Call, asked: v1::SetReplicasRequest) -> Result<v1::Volume, Failure> {
+        self.ask(call, Asked::SetReplicas(asked)).await
+    }
+
+    async fn abort_change(&self, call: Call, asked: v1::AbortChangeRequest) -> Result<v1::Volume, Failure> {
+        self.ask(call, Asked::AbortChange(asked)).await
+    }
+
+    async fn create_snapshot(
+        &self,
+        call: Call,
+        asked: v1::CreateSnapshotRequest,
+    ) -> Result<v1::Snapshot, Failure> {
+        self.ask(call, Asked::CreateSnapshot(asked)).await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        call: Call,
+        asked: v1::DeleteSnapshotRequest,
+    ) -> Result<v1::DeleteSnapshotReply, Failure> {
+        self.ask(call, Asked::DeleteSnapshot(asked)).await
     }
 
     async fn list_nodes(&self, call: Call, _: v1::ListNodesRequest) -> Result<v1::ListNodesReply, Failure> {
@@ -175,14 +193,7 @@ impl Api {
 
     async fn get_node(&self, call: Call, asked: v1::GetNodeRequest) -> Result<v1::Node, Failure> {
         self.read_barrier(call).await?;
-        let found = self.view(|view| {
-            let by_id = || view.state.nodes().get(&NodeId(asked.name.parse().ok()?));
-            view.state.node_named(&asked.name).or_else(by_id).map(|node| view.node(node))
-        });
-        found.ok_or_else(|| {
-            let message = format!("there is no storage node `{}`", asked.name);
-            Status::not_found(with_hint(&message, "`quoin node list` shows the nodes there are")).into()
-        })
+        Ok(self.view(|view| node_called(view.state, &asked.name).map(|node| view.node(node)))?)
     }
 
     async fn get_status(&self, call: Call, _: v1::GetStatusRequest) -> Result<v1::ClusterStatus, Failure> {
@@ -230,50 +241,5 @@ impl Api {
         let live = self.shared.live(now);
         let state = self.shared.state();
         look(View { state: &state, live: &live, now })
-    }
-
-    fn volume_by_id(&self, id: VolumeId) -> Result<v1::Volume, Failure> {
-        let found = self.view(|view| view.state.volumes().get(&id).map(|volume| view.volume(volume)));
-        found.ok_or_else(|| Status::not_found("the volume has been deleted meanwhile").into())
-    }
-
-    /// Waits until the volume is as wanted, or gone, or most of the call's time has passed.
-    async fn wait_for_volume(
-        &self,
-        call: Call,
-        id: VolumeId,
-        wanted: impl Fn(&Volume) -> bool,
-    ) -> Result<(), Failure> {
-        let mut applied = self.shared.applied.subscribe();
-        let done = applied.wait_for(|_| self.shared.state().volumes().get(&id).is_none_or(&wanted));
-        tokio::select! {
-            _ = done => Ok(()),
-            () = tokio::time::sleep_until(call.deadline - TIME_TO_ANSWER) => Ok(()),
-            () = self.ended.cancelled() => Err(Failure::TryAgain),
-        }
-    }
-}
-
-/// The refusal to take a volume from clients that use it.
-pub(crate) fn volume_in_use(name: &str, in_use: &InUse, hint: &str) -> Failure {
-    let (message, hint) = match in_use {
-        InUse::Clients { gateway, clients } => (
-            format!("volume `{name}` is attached to gateway {gateway}, which has {clients} clients on it"),
-            hint,
-        ),
-        InUse::NotKnownYet { gateway } => (
-            format!(
-                "volume `{name}` is attached to gateway {gateway}, and it is not known yet whether clients use it"
-            ),
-            "try again in a few seconds",
-        ),
-    };
-    Status::failed_precondition(with_hint(&message, hint)).into()
-}
-
-fn volume_of(outcome: Outcome) -> Result<VolumeId, Failure> {
-    match outcome {
-        Outcome::Volume(id) => Ok(id),
-        _ => Err(Status::invalid_argument("the request id belongs to another request").into()),
     }
 }

@@ -1,6 +1,6 @@
 //! Why a call was not answered as hoped, and how that reads at the other end.
 
-use crate::raft::TryAgain;
+use crate::member::Refused;
 use quoin_cluster::{Refusal, RefusalKind};
 use tonic::Status;
 
@@ -13,28 +13,31 @@ pub(crate) enum Failure {
     TryAgain,
 }
 
-impl From<TryAgain> for Failure {
-    fn from(_: TryAgain) -> Self {
-        Failure::TryAgain
-    }
-}
-
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Failure::Status(status)
     }
 }
 
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Failure::Status(to_status(&refused))
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Failure::Status(refused(&refusal))
+        Refused::from(refusal).into()
     }
 }
 
 /// A refusal as a status: its kind as the code; its message, and its hint on a line of its own.
-pub(crate) fn refused(refusal: &Refusal) -> Status {
-    let text = with_hint(&refusal.to_string(), refusal.hint());
-    match refusal.kind() {
+pub(crate) fn to_status(refused: &Refused) -> Status {
+    let text = match refused.hint.as_str() {
+        "" => refused.message.clone(),
+        hint => with_hint(&refused.message, hint),
+    };
+    match refused.kind {
         RefusalKind::Invalid => Status::invalid_argument(text),
         RefusalKind::NotFound => Status::not_found(text),
         RefusalKind::AlreadyExists => Status::already_exists(text),

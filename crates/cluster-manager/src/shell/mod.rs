@@ -3,9 +3,9 @@
 mod admin;
 mod agent;
 mod cluster;
-mod duties;
+mod driver;
 mod failure;
-mod placement;
+mod figures;
 mod route;
 mod run;
 mod transport;

@@ -1,16 +1,16 @@
 //! Where a call is answered: here if this member leads, else at the leader. While there is none, the call waits a while: an
 //! election takes seconds, and clients should not see it.
 
+use super::driver::Handle;
 use super::failure::{Failure, with_hint};
-use crate::raft::Handle;
+use crate::member::{Answer, Current, OtherReply, Reply, Request as Asked};
 use crate::shared::Shared;
-use quoin_cluster::{Command, Outcome, Proposal, RequestId};
+use quoin_cluster::RequestId;
 use quoin_types::hex;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status};
 
 /// Every call is answered within this, whatever happens: below the five seconds that `quoin_api::client` waits, so that a
 /// client gets the answer, not its own time-out.
-pub(crate) const ANSWER_WITHIN: Duration = Duration::from_millis(4500);
+const ANSWER_WITHIN: Duration = Duration::from_millis(4500);
 /// How long to wait before looking again for a leader.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Ticks of silence after which another member counts as unreachable.
@@ -33,15 +33,11 @@ const REQUEST: &str = "quoin-request-id";
 pub(crate) struct Api {
     pub(crate) id: u64,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) raft: Handle,
+    pub(crate) member: Handle,
     pub(crate) peers: BTreeMap<u64, Channel>,
     /// Who is a member, for status.
     pub(crate) addresses: BTreeMap<u64, String>,
     pub(crate) tick: Duration,
-    /// How often storage nodes and gateways report.
-    pub(crate) heartbeat_interval: Duration,
-    /// A storage node has said that it stops: what follows need not wait for the next look.
-    pub(crate) goodbye: Notify,
     /// Cancelled when this member stops, or is dropped.
     pub(crate) ended: CancellationToken,
 }
@@ -51,13 +47,6 @@ pub(crate) struct Api {
 pub(crate) struct Call {
     pub(crate) request: RequestId,
     pub(crate) deadline: Instant,
-}
-
-impl Call {
-    /// Whether the call's time lasts for this, and a little more for the answer.
-    pub(crate) fn has_time_for(&self, wait: Duration) -> bool {
-        self.deadline.saturating_duration_since(Instant::now()) > wait
-    }
 }
 
 impl Api {
@@ -149,26 +138,29 @@ impl Api {
         }
     }
 
-    /// Proposes a command under the call's request id.
-    pub(crate) async fn propose(&self, call: Call, command: Command) -> Result<Outcome, Failure> {
-        let proposal = Proposal { request: call.request, command };
-        let answer = tokio::time::timeout_at(call.deadline, self.raft.propose(&proposal)).await;
-        Ok(answer.map_err(|_| Failure::TryAgain)???)
+    /// Asks the member under the call's request id, within its time.
+    pub(crate) async fn ask<R>(&self, call: Call, request: Asked) -> Result<R, Failure>
+    where
+        R: TryFrom<Reply, Error = OtherReply>,
+    {
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        match self.member.ask(call.request, left, request).await {
+            Answer::Reply(reply) => {
+                R::try_from(reply).map_err(|_| Status::internal("the reply to another request").into())
+            }
+            Answer::Refused(refused) => Err(refused.into()),
+            Answer::TryAgain { .. } => Err(Failure::TryAgain),
+        }
     }
 
     /// Waits until this member has applied all that was committed when the call came: what follows is linearizable.
     pub(crate) async fn read_barrier(&self, call: Call) -> Result<(), Failure> {
-        // A barrier that raft dropped is asked for again after a few ticks; they cost nothing.
-        let patience = (Instant::now() + self.tick * 5).min(call.deadline);
-        match tokio::time::timeout_at(patience, self.raft.read_barrier()).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(Failure::TryAgain),
-        }
+        self.ask::<Current>(call, Asked::Read).await.map(drop)
     }
 }
 
 /// A fresh random id.
-pub(crate) fn random_16() -> Result<[u8; 16], Status> {
+fn random_16() -> Result<[u8; 16], Status> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Status::internal(format!("no random bytes: {error}")))?;
     Ok(bytes)

@@ -2,22 +2,25 @@
 
 use super::agent::AgentService;
 use super::cluster::ClusterService;
+use super::driver::{Driver, Handle};
 use super::route::Api;
 use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
-use super::{admin, duties};
+use super::{admin, figures};
 use crate::config::Config;
+use crate::member::{Member, MemberConfig, MemberError, StoreError};
 use crate::metrics::Metrics;
-use crate::raft::{Driver, DriverError, Handle};
 use crate::shared::Shared;
 use quoin_api::v1::agent_server::AgentServer;
 use quoin_api::v1::cluster_server::ClusterServer;
 use quoin_api::v1::raft_server::RaftServer;
+use quoin_disk::{OsDir, clock};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +48,7 @@ pub enum RunError {
     Serve(#[from] tonic::transport::Error),
     /// The raft log, or the state machine.
     #[error(transparent)]
-    Raft(#[from] DriverError),
+    Raft(#[from] MemberError),
     /// The raft thread panicked: raft-rs found its own rules broken.
     #[error("the raft thread ended unexpectedly")]
     RaftPanicked,
@@ -94,15 +97,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let api = Arc::new(Api {
         id: config.id,
         shared: shared.clone(),
-        raft: raft.clone(),
+        member: raft.clone(),
         peers: channels,
         addresses: config.peers.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
         tick: config.tick,
-        heartbeat_interval: config.heartbeat_interval,
-        goodbye: Notify::new(),
         ended: ended.clone(),
     });
-    tasks.spawn(duties::run(api.clone()));
+    tasks.spawn(figures::keep(api.clone()));
     let admin = admin::serve(config.admin_listen, registry, shared.clone(), ended.clone());
     let mut admin = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(admin));
     let grpc = serve_grpc(listener, &config, &api);
@@ -153,7 +154,7 @@ fn check(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-type DriverEnded = oneshot::Receiver<Result<(), DriverError>>;
+type DriverEnded = oneshot::Receiver<Result<(), MemberError>>;
 
 /// Opens the log and starts the raft thread.
 fn start_driver(
@@ -163,20 +164,21 @@ fn start_driver(
 ) -> Result<(Handle, DriverEnded), RunError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(RunError::Random)?;
-    let voters: Vec<u64> = config.peers.iter().map(|peer| peer.id).collect();
+    let member = MemberConfig {
+        id: config.id,
+        members: config.peers.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
+        seed: u64::from_le_bytes(seed),
+        tick: config.tick,
+        heartbeat_interval: config.heartbeat_interval,
+    };
+    let directory =
+        open_directory(&config.data_dir).map_err(|error| MemberError::Store(StoreError::Io(error)))?;
+    let member = Member::open_with(member, &directory, shared.clone(), clock::now())?;
     let outbox = {
         let peers = peers.clone();
         Box::new(move |message| peers.send(message))
     };
-    let (driver, handle) = Driver::open(
-        config.id,
-        &config.data_dir,
-        &voters,
-        config.tick,
-        u64::from_le_bytes(seed),
-        outbox,
-        shared.clone(),
-    )?;
+    let (driver, handle) = Driver::new(member, config.tick, outbox);
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name(format!("raft-{}", config.id))
@@ -188,7 +190,12 @@ fn start_driver(
     Ok((handle, receiver))
 }
 
-fn driver_result(result: Result<Result<(), DriverError>, oneshot::error::RecvError>) -> Result<(), RunError> {
+fn open_directory(path: &Path) -> std::io::Result<OsDir> {
+    std::fs::create_dir_all(path)?;
+    OsDir::open(path)
+}
+
+fn driver_result(result: Result<Result<(), MemberError>, oneshot::error::RecvError>) -> Result<(), RunError> {
     match result {
         Ok(result) => result.map_err(RunError::from),
         Err(_) => Err(RunError::RaftPanicked),
@@ -204,7 +211,7 @@ async fn serve_grpc(
         this: config.id,
         members: config.peers.iter().map(|peer| peer.id).collect(),
         shared: api.shared.clone(),
-        raft: api.raft.clone(),
+        raft: api.member.clone(),
         ended: api.ended.clone(),
     };
     Server::builder()

@@ -1,8 +1,9 @@
 //! Raft's messages between members: one stream per peer, fed from a bounded queue that drops its oldest when full (raft
 //! sends again what matters), opened anew with backoff when it breaks. Snapshots go by calls of their own.
 
+use super::driver::Handle;
 use crate::metrics::Metrics;
-use crate::raft::{Handle, OutboundMessage, parse_message};
+use crate::raft::{OutboundMessage, parse_message};
 use crate::shared::Shared;
 use quoin_api::v1;
 use quoin_api::v1::raft_client::RaftClient;

@@ -369,3 +369,91 @@ async fn report(managers: &Managers, node: u64, disk: &[u8], assignments: &v1::R
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A gateway without clients, which says of every volume that it is given what its managers hope for: all copies are in
+/// sync, every configuration is settled, every snapshot is durable.
+pub struct FakeGateway {
+    stopped: CancellationToken,
+}
+
+impl Drop for FakeGateway {
+    fn drop(&mut self) {
+        self.stopped.cancel();
+    }
+}
+
+impl FakeGateway {
+    pub fn start(managers: &Managers, name: &str) -> Self {
+        let (managers, name, stopped) = (managers.clone(), name.to_owned(), CancellationToken::new());
+        let until = stopped.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = keep_reporting(managers, name) => {}
+                    () = until.cancelled() => {}
+                }
+            });
+        });
+        Self { stopped }
+    }
+}
+
+async fn keep_reporting(managers: Managers, name: String) {
+    let request = v1::WatchGatewayRequest { gateway: name.clone(), instance: instance(&name) };
+    let mut stream = managers
+        .agent_stream(async |mut client| Ok(client.watch_gateway(request.clone()).await?.into_inner()))
+        .await
+        .unwrap();
+    let mut interval = tokio::time::interval(HEARTBEAT / 10);
+    let mut view = v1::GatewayView::default();
+    loop {
+        tokio::select! {
+            next = stream.message() => match next {
+                Ok(Some(next)) => view = next,
+                _ => return,
+            },
+            _ = interval.tick() => {
+                let attachments = view.volumes.iter().map(all_well).collect();
+                gateway_reports(&managers, &name, attachments).await;
+            }
+        }
+    }
+}
+
+/// What a gateway reports of a volume when nothing is left to be wished for.
+pub fn all_well(volume: &v1::Volume) -> v1::AttachmentReport {
+    let replicas = volume.segments.iter().flat_map(|segment| &segment.replicas);
+    let taking = volume.snapshots.iter().filter(|s| s.state() == v1::SnapshotState::Taking);
+    let segment = |segment: &v1::Segment| v1::SegmentReport {
+        index: segment.index,
+        generation: segment.generation,
+        settled: true,
+    };
+    v1::AttachmentReport {
+        volume: volume.id,
+        epoch: volume.epoch,
+        available: true,
+        replicas: replicas
+            .map(|replica| v1::ReplicaReport {
+                replica: replica.id,
+                health: v1::ReplicaHealth::InSync.into(),
+                ..v1::ReplicaReport::default()
+            })
+            .collect(),
+        segments: volume.segments.iter().map(segment).collect(),
+        snapshots: taking.map(|snapshot| snapshot.id).collect(),
+        ..v1::AttachmentReport::default()
+    }
+}
+
+/// The nodes of a volume's copies, by segment, those left out that are only to be dropped.
+pub fn placement(volume: &v1::Volume) -> Vec<Vec<u64>> {
+    let members = |segment: &v1::Segment| {
+        let members = segment.replicas.iter().filter(|r| r.state() != v1::ReplicaState::Dropping);
+        let mut nodes: Vec<u64> = members.map(|replica| replica.node).collect();
+        nodes.sort_unstable();
+        nodes
+    };
+    volume.segments.iter().map(members).collect()
+}

@@ -22,15 +22,47 @@ pub(super) fn attach(
     if volume.epoch != expected_epoch {
         return Err(Refusal::AttachedMeanwhile(name.to_owned()));
     }
-    let id = volume.id;
-    let epoch = volume.epoch.next();
-    let previous =
-        volume.attachment.as_ref().map(|old| Previous { epoch: old.epoch, instance: old.instance });
+    Ok(begin_epoch(state, volume.id, gateway, instance, false))
+}
+
+/// Rule C4. A real attachment is never ended by this: it ends by a detach, or by another one.
+pub(super) fn assign_steward(
+    state: &mut State,
+    id: VolumeId,
+    gateway: &GatewayId,
+    instance: InstanceId,
+    expected_epoch: Epoch,
+) -> Result<Outcome, Refusal> {
+    rules::check_member_name(&gateway.0, "a gateway")?;
+    let volume = super::living(state, id)?;
+    if volume.stage() != VolumeStage::Ready {
+        return Err(Refusal::VolumeNotReady(volume.name.clone()));
+    }
+    if volume.epoch != expected_epoch {
+        return Err(Refusal::AttachedMeanwhile(volume.name.clone()));
+    }
+    if volume.attachment.as_ref().is_some_and(|at| !at.steward) {
+        return Err(Refusal::NoStewardNeeded(id));
+    }
+    Ok(begin_epoch(state, id, gateway, instance, true))
+}
+
+fn begin_epoch(
+    state: &mut State,
+    id: VolumeId,
+    gateway: &GatewayId,
+    instance: InstanceId,
+    steward: bool,
+) -> Outcome {
+    let (mut epoch, mut previous) = (Epoch::ZERO, None);
     state.change_volume(id, |volume| {
-        volume.epoch = epoch;
-        volume.attachment = Some(Attachment { gateway: gateway.clone(), instance, epoch, lossy: false });
+        epoch = volume.epoch.next();
+        previous =
+            volume.attachment.as_ref().map(|old| Previous { epoch: old.epoch, instance: old.instance });
+        let gateway = gateway.clone();
+        volume.set_attachment(Some(Attachment { gateway, instance, epoch, lossy: false, steward }));
     });
-    Ok(Outcome::Attached { volume: id, epoch, previous })
+    Outcome::Attached { volume: id, epoch, previous }
 }
 
 /// Idempotent: an attachment that has ended, by whatever, is left as it is.
@@ -39,12 +71,16 @@ pub(super) fn detach(
     name: &str,
     gateway: &GatewayId,
     epoch: Epoch,
+    clean: bool,
 ) -> Result<Outcome, Refusal> {
     let Some(volume) = state.volume_named(name) else { return Ok(Outcome::Done) };
     let current = volume.attachment.as_ref().is_some_and(|at| at.epoch == epoch && at.gateway == *gateway);
     if current {
         let id = volume.id;
-        state.change_volume(id, |volume| volume.attachment = None);
+        state.change_volume(id, |volume| {
+            volume.set_attachment(None);
+            volume.dirty = !clean;
+        });
     }
     Ok(Outcome::Done)
 }

@@ -2,17 +2,22 @@
 //! that a refused command leaves no trace.
 
 mod attachments;
+mod changes;
 mod health;
+mod managers;
 mod nodes;
 mod replicas;
+mod snapshots;
 mod volumes;
 
+pub use managers::{put_manager, remove_manager};
 pub use nodes::check_unformatted_disk;
 
 use crate::command::{Command, Outcome, Proposal};
 use crate::refusal::Refusal;
 use crate::state::State;
-use quoin_types::ClusterId;
+use crate::volume::Volume;
+use quoin_types::{ClusterId, VolumeId};
 use std::collections::BTreeMap;
 
 /// Carries out an entry of the log: once, however often its request was proposed.
@@ -43,12 +48,21 @@ fn dispatch(state: &mut State, command: &Command) -> Result<Outcome, Refusal> {
         Command::ReportReplicas { node, disk, created, dropped } => {
             replicas::report(state, *node, *disk, created, dropped)
         }
-        Command::CreateVolume { name, size_bytes, segment_bytes, replicas, durability, candidates } => {
+        Command::CreateVolume {
+            name,
+            size_bytes,
+            segment_bytes,
+            replicas,
+            min_replicas,
+            durability,
+            candidates,
+        } => {
             let wanted = volumes::Wanted {
                 name,
                 size_bytes: *size_bytes,
                 segment_bytes: *segment_bytes,
                 replicas: *replicas,
+                min_replicas: *min_replicas,
                 durability: *durability,
             };
             volumes::create(state, &wanted, candidates)
@@ -60,8 +74,31 @@ fn dispatch(state: &mut State, command: &Command) -> Result<Outcome, Refusal> {
         Command::Attach { volume, gateway, instance, expected_epoch } => {
             attachments::attach(state, volume, gateway, *instance, *expected_epoch)
         }
-        Command::Detach { volume, gateway, epoch } => attachments::detach(state, volume, gateway, *epoch),
+        Command::Detach { volume, gateway, epoch, clean } => {
+            attachments::detach(state, volume, gateway, *epoch, *clean)
+        }
+        Command::AssignSteward { volume, gateway, instance, expected_epoch } => {
+            attachments::assign_steward(state, *volume, gateway, *instance, *expected_epoch)
+        }
         Command::MarkLossy { volume, epoch } => attachments::mark_lossy(state, *volume, *epoch),
+        Command::BeginChange { volume, epoch, replicas, segments } => {
+            changes::begin(state, *volume, *epoch, *replicas, segments)
+        }
+        Command::EnterJoint { volume, epoch, segments } => {
+            changes::enter_joint(state, *volume, *epoch, segments)
+        }
+        Command::FinishChange { volume, epoch, segments } => {
+            changes::finish(state, *volume, *epoch, segments)
+        }
+        Command::AbortChange { volume, epoch, segments } => changes::abort(state, *volume, *epoch, segments),
+        Command::Shrink { volume, epoch, segment, remove } => {
+            changes::shrink(state, *volume, *epoch, *segment, *remove)
+        }
+        Command::BeginSnapshot { volume, name } => snapshots::begin(state, volume, name),
+        Command::CommitSnapshot { volume, snapshot, epoch } => {
+            snapshots::commit(state, *volume, *snapshot, *epoch)
+        }
+        Command::DeleteSnapshot { volume, name } => snapshots::delete(state, volume, name),
         Command::ChangeHealth { at, changes } => Ok(health::change(state, *at, changes)),
     }
 }
@@ -77,4 +114,9 @@ fn init_cluster(
     state.cluster_id = Some(cluster_id);
     state.managers = managers.clone();
     Ok(Outcome::Done)
+}
+
+/// The volume, unless it is gone or a tombstone.
+fn living(state: &State, id: VolumeId) -> Result<&Volume, Refusal> {
+    state.volumes.get(&id).filter(|volume| !volume.deleting).ok_or(Refusal::VolumeGone(id))
 }

@@ -4,9 +4,9 @@ use crate::command::{Outcome, RegisterNode};
 use crate::health::Health;
 use crate::refusal::Refusal;
 use crate::rules;
+use crate::segment::{Replica, Segment};
 use crate::state::{Node, State};
-use crate::volume::ReplicaState;
-use quoin_types::{DiskId, NodeId, VolumeId};
+use quoin_types::{DiskId, NodeId, ReplicaRole, VolumeId};
 use std::collections::BTreeSet;
 
 /// Whether a node of this name may come with a disk that is not formatted yet: not while its known disk holds replicas
@@ -85,11 +85,18 @@ fn check_start(asked: &RegisterNode, node: &Node) -> Result<(), Refusal> {
     })
 }
 
-/// Replicas that are to be dropped anyway do not count: they are gone with the disk.
+/// Replicas that are to be dropped anyway do not count: they are gone with the disk. Neither do learners: nobody relies on
+/// what they have.
 fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<(), Refusal> {
-    let kept = state
-        .replicas_on(node.id)
-        .filter(|(.., replica)| replica.disk == node.disk && replica.state != ReplicaState::Dropping)
+    let is_kept = |segment: &Segment, replica: &Replica| {
+        replica.disk == node.disk && segment.role(replica).is_some_and(ReplicaRole::votes)
+    };
+    let on_disk = state.replicas_on(node.id);
+    let kept = on_disk
+        .filter(|(volume, id, _, replica)| {
+            let segment = volume.segments.get(id.index as usize);
+            segment.is_some_and(|segment| is_kept(segment, replica))
+        })
         .count();
     if kept == 0 {
         return Ok(());
@@ -102,12 +109,19 @@ fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<
     })
 }
 
-/// The old disk is known to be gone: what it was to drop is dropped, and it never comes back under its id.
+/// The old disk is known to be gone: what it was to drop is dropped, and it never comes back under its id. A change that
+/// was filling a learner on it is given up: that replica's id dies with its data.
 fn retire_disk(state: &mut State, node: &Node) {
     state.retired_disks.insert(node.disk, node.id);
     for volume in volumes_on(state, node.id, node.disk) {
         state.change_volume(volume, |volume| {
             for segment in &mut volume.segments {
+                let lost = |(replica, role): (&Replica, _)| {
+                    replica.disk == node.disk && role == ReplicaRole::Learner
+                };
+                if segment.members().any(lost) {
+                    segment.abort();
+                }
                 segment.replicas.retain(|replica| replica.disk != node.disk);
             }
         });

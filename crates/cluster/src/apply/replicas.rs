@@ -2,8 +2,9 @@
 
 use crate::command::Outcome;
 use crate::refusal::Refusal;
+use crate::segment::{Replica, ReplicaState, Segment};
 use crate::state::State;
-use crate::volume::{Replica, ReplicaState};
+use crate::volume::Volume;
 use quoin_types::{DiskId, NodeId, ReplicaId, VolumeId};
 use std::collections::BTreeSet;
 
@@ -48,11 +49,10 @@ pub(super) fn report(
     Ok(Outcome::Done)
 }
 
-/// The larger size counts once every replica of the new segments exists.
-fn finish_growing(volume: &mut crate::volume::Volume) {
-    let all_ready = volume.replicas().all(|(.., replica)| replica.state == ReplicaState::Ready);
+/// The larger size counts once every voter of the new segments exists.
+fn finish_growing(volume: &mut Volume) {
     if !volume.deleting
-        && all_ready
+        && volume.segments.iter().all(Segment::voters_exist)
         && let Some(size_bytes) = volume.growing_to_bytes.take()
     {
         volume.size_bytes = size_bytes;

@@ -1,11 +1,12 @@
 //! Volumes come, grow and go.
 
 use crate::command::{Candidate, Outcome};
-use crate::planner::placement::{self, NodeLoad};
+use crate::planner::placement;
 use crate::refusal::Refusal;
 use crate::rules;
+use crate::segment::{Replica, ReplicaState, Segment};
 use crate::state::State;
-use crate::volume::{Replica, ReplicaState, Segment, Volume, VolumeStage, segment_count};
+use crate::volume::{Volume, VolumeStage, segment_count};
 use quoin_types::{Durability, Epoch, Generation, NodeId};
 
 /// What a new volume shall be.
@@ -14,6 +15,7 @@ pub(super) struct Wanted<'a> {
     pub(super) size_bytes: u64,
     pub(super) segment_bytes: u64,
     pub(super) replicas: u32,
+    pub(super) min_replicas: Option<u32>,
     pub(super) durability: Durability,
 }
 
@@ -25,6 +27,7 @@ pub(super) fn create(
     rules::check_volume_name(wanted.name)?;
     rules::check_size(wanted.size_bytes, wanted.segment_bytes)?;
     rules::check_replicas(wanted.replicas)?;
+    rules::check_min_replicas(wanted.min_replicas, wanted.replicas)?;
     if state.volume_named(wanted.name).is_some() {
         return Err(Refusal::VolumeExists(wanted.name.to_owned()));
     }
@@ -38,12 +41,15 @@ pub(super) fn create(
         size_bytes: wanted.size_bytes,
         segment_bytes: wanted.segment_bytes,
         replicas: wanted.replicas,
+        min_replicas: wanted.min_replicas,
         durability: wanted.durability,
         deleting: false,
         growing_to_bytes: None,
         epoch: Epoch::ZERO,
         attachment: None,
+        dirty: false,
         segments,
+        snapshots: Vec::new(),
         revision: 0,
     });
     Ok(Outcome::Volume(id))
@@ -61,8 +67,10 @@ pub(super) fn delete(
     let id = volume.id;
     state.change_volume(id, |volume| {
         volume.deleting = true;
-        volume.attachment = None;
+        volume.set_attachment(None);
+        volume.snapshots.clear();
         volume.growing_to_bytes = None;
+        volume.segments.iter_mut().for_each(|segment| segment.change = None);
         volume.replicas_mut().for_each(|replica| replica.state = ReplicaState::Dropping);
     });
     Ok(Outcome::Volume(id))
@@ -120,20 +128,7 @@ fn plan(
     replicas: u32,
     sizes: &[u64],
 ) -> Result<Vec<Vec<NodeId>>, Refusal> {
-    let mut loads: Vec<NodeLoad> = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        let known = state.nodes.get(&candidate.node);
-        let repeated = loads.iter().any(|load| load.node == candidate.node);
-        // The leader names nodes that are online. Between its look and this entry one may have gone.
-        if let Some(node) = known.filter(|node| node.health.is_online() && !repeated) {
-            loads.push(NodeLoad {
-                node: candidate.node,
-                zone: node.zone.clone(),
-                free_bytes: candidate.free_bytes,
-                replicas: state.replica_count_on(candidate.node) as u64,
-            });
-        }
-    }
+    let loads = placement::loads(state, candidates);
     if sizes.is_empty() {
         return Ok(Vec::new());
     }
@@ -152,7 +147,7 @@ fn new_segments(state: &mut State, placed: &[Vec<NodeId>]) -> Vec<Segment> {
             let id = state.next_replica();
             replicas.push(Replica { id, node: *node, disk, state: ReplicaState::Creating });
         }
-        segments.push(Segment { generation: Generation(1), replicas });
+        segments.push(Segment { generation: Generation(1), replicas, change: None });
     }
     segments
 }

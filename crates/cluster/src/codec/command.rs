@@ -1,14 +1,15 @@
 //! Entries of the log.
 
 use super::{
-    CodecError, cluster, disk, durability, health, instance, instance_bytes, optional_instance, random_16,
+    CodecError, change, cluster, disk, durability, health, instance, instance_bytes, optional_instance,
+    random_16,
 };
 use crate::command::{Candidate, Command, Proposal, RegisterNode, RequestId};
 use crate::health::{ClusterTime, HealthChange};
 use prost::Message as _;
 use quoin_api::v1;
 use quoin_api::v1::proposal::Command as Message;
-use quoin_types::{Epoch, GatewayId, NodeId, ReplicaId, VolumeId};
+use quoin_types::{Epoch, GatewayId, NodeId, ReplicaId, SnapshotId, VolumeId};
 
 impl Proposal {
     /// The proposal as an entry's bytes.
@@ -45,16 +46,23 @@ fn to_message(command: &Command) -> Message {
                 dropped: dropped.iter().map(|id| id.0).collect(),
             })
         }
-        Command::CreateVolume { name, size_bytes, segment_bytes, replicas, durability, candidates } => {
-            Message::CreateVolume(v1::CreateVolumeCommand {
-                name: name.clone(),
-                size_bytes: *size_bytes,
-                segment_bytes: *segment_bytes,
-                replicas: *replicas,
-                durability: v1::Durability::from(*durability).into(),
-                candidates: candidates_to_message(candidates),
-            })
-        }
+        Command::CreateVolume {
+            name,
+            size_bytes,
+            segment_bytes,
+            replicas,
+            min_replicas,
+            durability,
+            candidates,
+        } => Message::CreateVolume(v1::CreateVolumeCommand {
+            name: name.clone(),
+            size_bytes: *size_bytes,
+            segment_bytes: *segment_bytes,
+            replicas: *replicas,
+            min_replicas: min_replicas.unwrap_or(0),
+            durability: v1::Durability::from(*durability).into(),
+            candidates: candidates_to_message(candidates),
+        }),
         Command::DeleteVolume { name, expected_epoch } => Message::DeleteVolume(v1::DeleteVolumeCommand {
             name: name.clone(),
             expected_epoch: expected_epoch.map(|epoch| epoch.0),
@@ -72,13 +80,58 @@ fn to_message(command: &Command) -> Message {
             instance: instance.0.to_vec(),
             expected_epoch: expected_epoch.0,
         }),
-        Command::Detach { volume, gateway, epoch } => Message::Detach(v1::DetachCommand {
+        Command::Detach { volume, gateway, epoch, clean } => Message::Detach(v1::DetachCommand {
             volume: volume.clone(),
             gateway: gateway.0.clone(),
             epoch: epoch.0,
+            clean: *clean,
         }),
+        Command::AssignSteward { volume, gateway, instance, expected_epoch } => {
+            Message::AssignSteward(v1::AssignStewardCommand {
+                volume: volume.0,
+                gateway: gateway.0.clone(),
+                instance: instance.0.to_vec(),
+                expected_epoch: expected_epoch.0,
+            })
+        }
         Command::MarkLossy { volume, epoch } => {
             Message::MarkLossy(v1::MarkLossyCommand { volume: volume.0, epoch: epoch.0 })
+        }
+        Command::BeginChange { volume, epoch, replicas, segments } => {
+            Message::BeginChange(v1::BeginChangeCommand {
+                volume: volume.0,
+                epoch: epoch.0,
+                replicas: replicas.unwrap_or(0),
+                segments: segments.iter().map(change::to_message).collect(),
+            })
+        }
+        Command::EnterJoint { volume, epoch, segments } => {
+            Message::EnterJoint(change::step_to_message(*volume, *epoch, segments))
+        }
+        Command::FinishChange { volume, epoch, segments } => {
+            Message::FinishChange(change::step_to_message(*volume, *epoch, segments))
+        }
+        Command::AbortChange { volume, epoch, segments } => {
+            Message::AbortChange(change::step_to_message(*volume, *epoch, segments))
+        }
+        Command::Shrink { volume, epoch, segment, remove } => Message::Shrink(v1::ShrinkCommand {
+            volume: volume.0,
+            epoch: epoch.0,
+            segment: Some(change::at_to_message(*segment)),
+            remove: remove.0,
+        }),
+        Command::BeginSnapshot { volume, name } => {
+            Message::BeginSnapshot(v1::BeginSnapshotCommand { volume: volume.clone(), name: name.clone() })
+        }
+        Command::CommitSnapshot { volume, snapshot, epoch } => {
+            Message::CommitSnapshot(v1::CommitSnapshotCommand {
+                volume: volume.0,
+                snapshot: snapshot.0,
+                epoch: epoch.0,
+            })
+        }
+        Command::DeleteSnapshot { volume, name } => {
+            Message::DeleteSnapshot(v1::DeleteSnapshotCommand { volume: volume.clone(), name: name.clone() })
         }
         Command::ChangeHealth { at, changes } => Message::ChangeHealth(v1::ChangeHealthCommand {
             cluster_time_ms: at.as_millis(),
@@ -105,6 +158,7 @@ fn from_message(message: Message) -> Result<Command, CodecError> {
             size_bytes: m.size_bytes,
             segment_bytes: m.segment_bytes,
             replicas: m.replicas,
+            min_replicas: Some(m.min_replicas).filter(|min| *min > 0),
             durability: durability(m.durability)?,
             candidates: candidates_from_message(&m.candidates),
         },
@@ -122,9 +176,49 @@ fn from_message(message: Message) -> Result<Command, CodecError> {
             instance: instance(&m.instance)?,
             expected_epoch: Epoch(m.expected_epoch),
         },
-        Message::Detach(m) => {
-            Command::Detach { volume: m.volume, gateway: GatewayId(m.gateway), epoch: Epoch(m.epoch) }
+        Message::Detach(m) => Command::Detach {
+            volume: m.volume,
+            gateway: GatewayId(m.gateway),
+            epoch: Epoch(m.epoch),
+            clean: m.clean,
+        },
+        Message::AssignSteward(m) => Command::AssignSteward {
+            volume: VolumeId(m.volume),
+            gateway: GatewayId(m.gateway),
+            instance: instance(&m.instance)?,
+            expected_epoch: Epoch(m.expected_epoch),
+        },
+        Message::BeginChange(m) => Command::BeginChange {
+            volume: VolumeId(m.volume),
+            epoch: Epoch(m.epoch),
+            replicas: Some(m.replicas).filter(|replicas| *replicas > 0),
+            segments: m.segments.into_iter().map(change::from_message).collect::<Result<_, _>>()?,
+        },
+        Message::EnterJoint(m) => {
+            let (volume, epoch, segments) = change::step_from_message(&m);
+            Command::EnterJoint { volume, epoch, segments }
         }
+        Message::FinishChange(m) => {
+            let (volume, epoch, segments) = change::step_from_message(&m);
+            Command::FinishChange { volume, epoch, segments }
+        }
+        Message::AbortChange(m) => {
+            let (volume, epoch, segments) = change::step_from_message(&m);
+            Command::AbortChange { volume, epoch, segments }
+        }
+        Message::Shrink(m) => Command::Shrink {
+            volume: VolumeId(m.volume),
+            epoch: Epoch(m.epoch),
+            segment: change::at_from_message(&m.segment.ok_or(CodecError::Field("segment"))?),
+            remove: ReplicaId(m.remove),
+        },
+        Message::BeginSnapshot(m) => Command::BeginSnapshot { volume: m.volume, name: m.name },
+        Message::CommitSnapshot(m) => Command::CommitSnapshot {
+            volume: VolumeId(m.volume),
+            snapshot: SnapshotId(m.snapshot),
+            epoch: Epoch(m.epoch),
+        },
+        Message::DeleteSnapshot(m) => Command::DeleteSnapshot { volume: m.volume, name: m.name },
         Message::MarkLossy(m) => Command::MarkLossy { volume: VolumeId(m.volume), epoch: Epoch(m.epoch) },
         Message::ChangeHealth(m) => Command::ChangeHealth {
             at: ClusterTime::from_millis(m.cluster_time_ms),

@@ -3,8 +3,11 @@
 //! What this version does not know it refuses. A member that skipped an unknown command would go on with another state
 //! than the others, without anyone noticing; one that stops can be upgraded.
 
+mod change;
 pub mod command;
 mod health;
+mod segment;
+pub mod snapshot;
 pub mod state;
 
 use quoin_types::{ClusterId, DiskId, InstanceId};

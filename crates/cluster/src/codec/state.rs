@@ -1,21 +1,25 @@
 //! Snapshots of the state.
 
 use super::{
-    CodecError, cluster, disk, durability, health, instance, instance_bytes, optional_instance, random_16,
+    CodecError, cluster, disk, durability, health, instance_bytes, optional_instance, random_16, segment,
+    snapshot,
 };
 use crate::command::{Outcome, Previous, RequestId};
 use crate::health::{Absence, ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
 use crate::state::{Counters, Node, State};
-use crate::volume::{Attachment, Replica, ReplicaState, Segment, Volume};
+use crate::volume::Volume;
 use prost::Message as _;
 use quoin_api::v1;
-use quoin_types::{Epoch, GatewayId, Generation, NodeId, ReplicaId, VolumeId};
+use quoin_types::{Epoch, NodeId, SnapshotId, VolumeId};
+
+pub use super::segment::replica_state;
 
 /// The format written. A snapshot with a higher number is refused.
-pub const FORMAT: u32 = 2;
-/// The oldest format read. In it nodes have no health, and count as online.
+pub const FORMAT: u32 = 3;
+/// The oldest format read. In it nodes have no health, and count as online; before 3 no volume had a snapshot, a steward or
+/// a change of its replicas.
 const FORMAT_MIN: u32 = 1;
 
 pub(crate) fn to_message(state: &State) -> v1::StateSnapshot {
@@ -27,6 +31,7 @@ pub(crate) fn to_message(state: &State) -> v1::StateSnapshot {
         next_volume: state.counters.volume,
         next_replica: state.counters.replica,
         next_node: state.counters.node,
+        next_snapshot: state.counters.snapshot,
         managers: managers
             .map(|(id, address)| v1::StateManager { id: *id, address: address.clone() })
             .collect(),
@@ -54,6 +59,7 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<State, CodecError> {
             volume: message.next_volume,
             replica: message.next_replica,
             node: message.next_node,
+            snapshot: message.next_snapshot,
         },
         time: ClusterTime::from_millis(message.cluster_time_ms),
         managers: message.managers.into_iter().map(|manager| (manager.id, manager.address)).collect(),
@@ -124,14 +130,12 @@ fn volume_to_message(volume: &Volume) -> v1::StateVolume {
         deleting: volume.deleting,
         growing_to_bytes: volume.growing_to_bytes.unwrap_or(0),
         epoch: volume.epoch.0,
-        attachment: volume.attachment.as_ref().map(|attachment| v1::StateAttachment {
-            gateway: attachment.gateway.0.clone(),
-            instance: attachment.instance.0.to_vec(),
-            epoch: attachment.epoch.0,
-            lossy: attachment.lossy,
-        }),
-        segments: volume.segments.iter().map(segment_to_message).collect(),
+        attachment: volume.attachment.as_ref().map(snapshot::attachment_to_message),
+        segments: volume.segments.iter().map(segment::to_message).collect(),
         revision: volume.revision,
+        snapshots: volume.snapshots.iter().map(snapshot::to_message).collect(),
+        dirty: volume.dirty,
+        min_replicas: volume.min_replicas.unwrap_or(0),
     }
 }
 
@@ -139,71 +143,23 @@ fn volume_from_message(m: v1::StateVolume) -> Result<Volume, CodecError> {
     if m.segment_bytes == 0 {
         return Err(CodecError::Field("segment_bytes"));
     }
-    let attachment = m.attachment.map(|attachment| {
-        Ok::<_, CodecError>(Attachment {
-            gateway: GatewayId(attachment.gateway),
-            instance: instance(&attachment.instance)?,
-            epoch: Epoch(attachment.epoch),
-            lossy: attachment.lossy,
-        })
-    });
     Ok(Volume {
         id: VolumeId(m.id),
         name: m.name,
         size_bytes: m.size_bytes,
         segment_bytes: m.segment_bytes,
         replicas: m.replicas,
+        min_replicas: Some(m.min_replicas).filter(|min| *min > 0),
         durability: durability(m.durability)?,
         deleting: m.deleting,
         growing_to_bytes: Some(m.growing_to_bytes).filter(|bytes| *bytes > 0),
         epoch: Epoch(m.epoch),
-        attachment: attachment.transpose()?,
-        segments: m.segments.iter().map(segment_from_message).collect::<Result<_, _>>()?,
+        attachment: m.attachment.map(snapshot::attachment_from_message).transpose()?,
+        dirty: m.dirty,
+        segments: m.segments.iter().map(segment::from_message).collect::<Result<_, _>>()?,
+        snapshots: m.snapshots.into_iter().map(snapshot::from_message).collect::<Result<_, _>>()?,
         revision: m.revision,
     })
-}
-
-fn segment_to_message(segment: &Segment) -> v1::StateSegment {
-    let replica = |replica: &Replica| v1::StateReplica {
-        id: replica.id.0,
-        node: replica.node.0,
-        disk: replica.disk.0.to_vec(),
-        state: replica_state(replica.state).into(),
-    };
-    v1::StateSegment {
-        generation: segment.generation.0,
-        replicas: segment.replicas.iter().map(replica).collect(),
-    }
-}
-
-fn segment_from_message(m: &v1::StateSegment) -> Result<Segment, CodecError> {
-    let replica = |m: &v1::StateReplica| {
-        Ok(Replica {
-            id: ReplicaId(m.id),
-            node: NodeId(m.node),
-            disk: disk(&m.disk)?,
-            state: match v1::ReplicaState::try_from(m.state) {
-                Ok(v1::ReplicaState::Creating) => ReplicaState::Creating,
-                Ok(v1::ReplicaState::Ready) => ReplicaState::Ready,
-                Ok(v1::ReplicaState::Dropping) => ReplicaState::Dropping,
-                Ok(v1::ReplicaState::Unspecified) => return Err(CodecError::Field("state of a replica")),
-                Err(_) => return Err(CodecError::Unknown("state of a replica")),
-            },
-        })
-    };
-    Ok(Segment {
-        generation: Generation(m.generation),
-        replicas: m.replicas.iter().map(replica).collect::<Result<_, CodecError>>()?,
-    })
-}
-
-/// A replica's state as every message has it.
-pub fn replica_state(state: ReplicaState) -> v1::ReplicaState {
-    match state {
-        ReplicaState::Creating => v1::ReplicaState::Creating,
-        ReplicaState::Ready => v1::ReplicaState::Ready,
-        ReplicaState::Dropping => v1::ReplicaState::Dropping,
-    }
 }
 
 fn answered_to_message((request, outcome): (RequestId, Outcome)) -> v1::AnsweredRequest {
@@ -212,6 +168,7 @@ fn answered_to_message((request, outcome): (RequestId, Outcome)) -> v1::Answered
         Outcome::Done => Message::Done(v1::DoneOutcome {}),
         Outcome::Node(node) => Message::Node(v1::NodeOutcome { node: node.0 }),
         Outcome::Volume(volume) => Message::Volume(v1::VolumeOutcome { volume: volume.0 }),
+        Outcome::Snapshot(snapshot) => Message::Snapshot(v1::SnapshotOutcome { snapshot: snapshot.0 }),
         Outcome::Attached { volume, epoch, previous } => Message::Attached(v1::AttachedOutcome {
             volume: volume.0,
             epoch: epoch.0,
@@ -229,6 +186,7 @@ fn answered_from_message(m: &v1::AnsweredRequest) -> Result<(RequestId, Outcome)
         Message::Done(_) => Outcome::Done,
         Message::Node(m) => Outcome::Node(NodeId(m.node)),
         Message::Volume(m) => Outcome::Volume(VolumeId(m.volume)),
+        Message::Snapshot(m) => Outcome::Snapshot(SnapshotId(m.snapshot)),
         Message::Attached(m) => Outcome::Attached {
             volume: VolumeId(m.volume),
             epoch: Epoch(m.epoch),

@@ -9,6 +9,7 @@ mod links;
 mod pieces;
 mod reply;
 mod report;
+mod snapshots;
 mod view;
 mod volume;
 
@@ -21,7 +22,7 @@ use links::LinkTable;
 use quoin_replication::Timing;
 use quoin_replication::writer::{Failure, VoterConfig};
 use quoin_types::collections::HashMap;
-use quoin_types::{Epoch, InstanceId, Moment, NodeId, ReplicaId, VolumeId};
+use quoin_types::{Epoch, InstanceId, Moment, NodeId, ReplicaId, SnapshotId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
 use volume::Volume;
 
@@ -124,6 +125,16 @@ impl Core {
             self.busy = true;
             self.welcome(spec.id, &added, now);
             self.collect(spec.id, now);
+        }
+    }
+
+    /// The snapshots that the cluster manager wants taken in this attachment: all of them, each time. Each is placed in all
+    /// segments at once, as soon as these have begun the epoch, and only once (rules N1, N2). [`VolumeReport::snapshots`]
+    /// says when it is durable.
+    pub fn place_snapshots(&mut self, id: VolumeId, taking: &[SnapshotId], now: Moment) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.want_snapshots(taking);
+            self.collect(id, now);
         }
     }
 

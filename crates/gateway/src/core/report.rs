@@ -1,7 +1,7 @@
 //! How volumes do, for the cluster manager and its `status`.
 
 use quoin_replication::writer::{Statistics, VoterHealth};
-use quoin_types::{Epoch, Generation, ReplicaId, VolumeId};
+use quoin_types::{Epoch, Generation, ReplicaId, SnapshotId, VolumeId};
 
 /// How an attached volume does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,9 @@ pub struct VolumeReport {
     pub detail: String,
     /// The configurations that it runs, by segment.
     pub segments: Vec<SegmentStatus>,
+    /// Snapshots placed in this attachment that are durable on a majority of every segment, those left out that the cluster
+    /// manager knows of by now.
+    pub snapshots: Vec<SnapshotId>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// Counters over all its segments.

@@ -1,7 +1,7 @@
 //! What the cluster manager shows of this gateway's volumes, and what follows from it.
 
 use super::{Attachment, Core, VolumeSpec};
-use quoin_types::{Epoch, InstanceId, Moment, NodeId};
+use quoin_types::{Epoch, InstanceId, Moment, NodeId, SnapshotId};
 
 /// The volumes that the cluster manager has given to this gateway.
 #[derive(Clone, Default, Debug)]
@@ -25,6 +25,8 @@ pub struct ViewedVolume {
     pub instance: InstanceId,
     /// Whether this gateway is its steward only (rule C4).
     pub steward: bool,
+    /// The snapshots that are to be taken in this attachment.
+    pub taking: Vec<SnapshotId>,
 }
 
 impl Core {
@@ -42,6 +44,7 @@ impl Core {
             match view.volumes.iter().find(|shown| shown.spec.id == id) {
                 Some(shown) if shown.epoch == attachment.epoch && shown.instance == self.instance => {
                     self.update(&shown.spec, now);
+                    self.place_snapshots(id, &shown.taking, now);
                 }
                 _ => self.on_fenced(id, now),
             }
@@ -55,6 +58,7 @@ impl Core {
                 let attachment =
                     Attachment { epoch: shown.epoch, void: None, steward: true, revision: view.revision };
                 self.attach(shown.spec.clone(), attachment, now);
+                self.place_snapshots(id, &shown.taking, now);
             }
         }
     }

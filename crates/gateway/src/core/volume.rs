@@ -7,6 +7,7 @@ use super::links::LinkTable;
 use super::pieces::{Piece, cut};
 use super::reply::{ClientOperation, Reply, Ticket};
 use super::report::{ReplicaStatus, SegmentStatus, VolumeReport};
+use super::snapshots::Snapshots;
 use bytes::{Bytes, BytesMut};
 use quoin_replication::Timing;
 use quoin_replication::writer::{
@@ -16,7 +17,8 @@ use quoin_replication::writer::{
 use quoin_types::collections::HashMap;
 use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX, ZERO_BYTES_MAX};
 use quoin_types::{
-    BLOCK_BYTES, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, VolumeId,
+    BLOCK_BYTES, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, SnapshotId,
+    VolumeId,
 };
 use quoin_wire::{LeaseHolder, Message, Release};
 use std::collections::{BTreeSet, VecDeque};
@@ -58,6 +60,8 @@ struct Open {
     /// What was read so far, by piece; empty for other requests.
     data: Vec<Bytes>,
     memory_bytes: usize,
+    /// A flush of all segments, changed here or not.
+    flushes_all: bool,
 }
 
 /// What a segment's completion belongs to.
@@ -114,9 +118,10 @@ pub(super) struct Volume {
     /// Blocks (segment, byte offset) that are being changed in part.
     modifying: BTreeSet<(usize, u64)>,
     delayed: VecDeque<Delayed>,
-    /// Segments changed since the attachment, which a flush has to ask; before the first flush it asks all.
+    /// Segments changed since the attachment, which a flush has to ask; before one of all was done it asks all.
     touched: BTreeSet<usize>,
     flushed_all: bool,
+    snapshots: Snapshots,
     serving: bool,
     fenced: bool,
     /// Segments that something has happened to since completions were last taken.
@@ -149,6 +154,7 @@ impl Volume {
             delayed: VecDeque::new(),
             touched: BTreeSet::new(),
             flushed_all: false,
+            snapshots: Snapshots::default(),
             serving: false,
             fenced: false,
             stirred: BTreeSet::new(),
@@ -312,9 +318,15 @@ impl Volume {
         delayed.into_iter().for_each(|request| self.piece_done(request, Err(Failure::Fenced)));
     }
 
-    /// Carries completions on until nothing more follows from them.
+    /// What the cluster manager wants taken; placed by [`Volume::settle`].
+    pub(super) fn want_snapshots(&mut self, taking: &[SnapshotId]) {
+        self.snapshots.want(taking);
+    }
+
+    /// Places snapshots that can be placed now, and carries completions on until nothing more follows from them.
     pub(super) fn settle(&mut self, now: Moment, links: &mut LinkTable) {
         self.allow_serving(now, links);
+        self.snapshots.place(&mut self.segments, now, links);
         while let Some(index) = self.stirred.pop_first() {
             if self.segments[index].is_fenced() && !self.fenced {
                 self.fence();
@@ -352,7 +364,7 @@ impl Volume {
         let memory_bytes = operation.memory_bytes();
         self.in_flight_bytes += memory_bytes;
         // One piece more than there are, so that the request cannot end before all its pieces have begun.
-        let open = Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes };
+        let open = Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes, flushes_all: false };
         self.requests.insert(request, open);
         match operation {
             ClientOperation::Read { offset, length } => {
@@ -452,7 +464,9 @@ impl Volume {
         let segments: Vec<usize> = if self.flushed_all {
             self.touched.iter().copied().collect()
         } else {
-            self.flushed_all = true;
+            if let Some(open) = self.requests.get_mut(&request) {
+                open.flushes_all = true;
+            }
             (0..self.segments.len()).collect()
         };
         for segment in segments {
@@ -607,6 +621,8 @@ impl Volume {
         }
         let Some(open) = self.requests.remove(&request) else { return };
         self.in_flight_bytes -= open.memory_bytes;
+        // Not before it is done: until then a flush says nothing about segments that only earlier attachments wrote to.
+        self.flushed_all |= open.flushes_all && open.failure.is_none();
         let reply = match open.failure {
             Some(failure) => Err(failure),
             None if open.data.is_empty() => Ok(Reply::Done),
@@ -642,6 +658,7 @@ impl Volume {
             available: self.segments.iter().all(Segment::is_available),
             detail: self.detail(),
             segments: segments.collect(),
+            snapshots: self.snapshots.durable(&self.segments),
             replicas,
             statistics,
         }

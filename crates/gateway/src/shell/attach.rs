@@ -8,7 +8,9 @@ use quoin_nbd::{ExportError, ExportErrorKind};
 use quoin_replication::writer::VoterConfig;
 use quoin_types::collections::HashMap;
 use quoin_types::limits::MEMBERS_MAX;
-use quoin_types::{ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, ReplicaRole, VolumeId};
+use quoin_types::{
+    ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, ReplicaRole, SnapshotId, VolumeId,
+};
 use quoin_wire::LeaseHolder;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -164,11 +166,20 @@ fn role(role: v1::ReplicaRole) -> ReplicaRole {
 pub(super) fn view(view: &v1::GatewayView) -> View {
     let volume = |volume: &v1::Volume| {
         let attachment = volume.attachment.as_ref()?;
+        let is_taking = |snapshot: &&v1::Snapshot| {
+            snapshot.state() == v1::SnapshotState::Taking && snapshot.epoch == attachment.epoch
+        };
         Some(ViewedVolume {
             spec: spec(volume, &view.nodes)?,
             epoch: Epoch(attachment.epoch),
             instance: InstanceId::from_slice(&attachment.instance)?,
             steward: attachment.steward,
+            taking: volume
+                .snapshots
+                .iter()
+                .filter(is_taking)
+                .map(|snapshot| SnapshotId(snapshot.id))
+                .collect(),
         })
     };
     View {

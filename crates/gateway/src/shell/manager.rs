@@ -7,7 +7,7 @@ use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
-use quoin_types::{ClusterId, Epoch, VolumeId};
+use quoin_types::{ClusterId, Epoch, SnapshotId, VolumeId};
 use std::mem::Discriminant;
 use std::rc::Rc;
 use std::time::Duration;
@@ -84,6 +84,7 @@ struct Outline {
     lossy: bool,
     clients: u32,
     segments: Vec<SegmentStatus>,
+    snapshots: Vec<SnapshotId>,
     replicas: Vec<(Discriminant<VoterHealth>, bool)>,
 }
 
@@ -102,6 +103,7 @@ fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
                 .iter()
                 .map(|replica| (std::mem::discriminant(&replica.health), replica.whole))
                 .collect(),
+            snapshots: report.snapshots.clone(),
         })
         .collect()
 }
@@ -127,6 +129,7 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
                 detail: report.detail.clone(),
                 replicas: report.replicas.iter().map(replica_report).collect(),
                 segments: (0..).zip(&report.segments).map(segment_report).collect(),
+                snapshots: report.snapshots.iter().map(|id| id.0).collect(),
                 ..v1::AttachmentReport::default()
             })
             .collect(),

@@ -9,7 +9,7 @@ use quoin_replication::Timing;
 use quoin_replication::replica::ReplicaMeta;
 use quoin_replication::writer::{Failure, VoterConfig, VoterHealth};
 use quoin_storage_node::node as storage;
-use quoin_storage_node::node::{Assignment, Limits, Node, NodeIdentity, PullId, Wanted};
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Limits, Node, NodeIdentity, PullId, Wanted};
 use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, ScrubJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
@@ -177,6 +177,7 @@ impl World {
                 generation: Generation(1),
                 segment_bytes: self.spec.segment_bytes,
                 wanted: Wanted::Created,
+                snapshots: KeptSnapshots::default(),
             })
             .collect();
         let now = self.now;

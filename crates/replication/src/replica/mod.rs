@@ -15,7 +15,7 @@ mod resync;
 pub use lease::Leases;
 pub use meta::{MetaError, ReplicaMeta};
 pub use repair::{Repairer, Verdict};
-pub use resync::{PullError, PulledExtent, Puller};
+pub use resync::{PullError, PulledExtent, Puller, Stage};
 
 use crate::history::{end_point, truncated};
 use crate::timing::Timing;
@@ -243,6 +243,17 @@ impl Replica {
             Ok(Take::Append)
         } else {
             Err(Refusal::Gap(self.appended))
+        }
+    }
+
+    /// Whether a snapshot is to be made. The caller makes it and calls [`Replica::appended`].
+    ///
+    /// # Errors
+    /// As for a write; and while it joins, for it is incomplete, and so would the snapshot be (rule N3).
+    pub fn take_snapshot(&self, session: SessionId, epoch: Epoch, seq: Seq) -> Result<Take, Refusal> {
+        match self.take(session, epoch, seq)? {
+            Take::Append if self.role != Role::Member => Err(Refusal::WrongState),
+            take => Ok(take),
         }
     }
 

@@ -59,6 +59,7 @@ impl Repairer {
             allow_mixed: false,
             after: position,
             extent: self.order.extent,
+            view: None,
         })
     }
 

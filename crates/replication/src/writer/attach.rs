@@ -124,6 +124,8 @@ impl Segment {
     fn open_refused(&mut self, index: usize, refusal: Refusal, now: Moment) {
         match refusal {
             Refusal::HigherEpoch(_) | Refusal::OtherInstance => self.fence(),
+            // It is asked for before its node has heard that it is to create it.
+            Refusal::UnknownReplica if !self.voters[index].role().votes() => self.rest(index, now),
             Refusal::UnknownReplica | Refusal::OtherSegment => {
                 self.voters[index].fail("its storage node no longer holds it".into());
             }

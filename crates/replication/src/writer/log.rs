@@ -1,8 +1,8 @@
 //! The writes that a gateway keeps in memory, in order (rule W2).
 
 use bytes::Bytes;
-use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, Epoch, ReplicaId, Seq};
-use quoin_wire::{Message, Write, Zero};
+use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, Epoch, ReplicaId, Seq, SnapshotId};
+use quoin_wire::{Message, Snapshot, Write, Zero};
 use std::collections::VecDeque;
 
 /// What is replicated.
@@ -24,6 +24,8 @@ pub enum Operation {
         /// How many bytes.
         length: u64,
     },
+    /// What the segment is at this place in the stream is kept (rule N1). Covers no byte of it.
+    Snapshot(SnapshotId),
 }
 
 impl Operation {
@@ -32,6 +34,7 @@ impl Operation {
         match self {
             Operation::Write { offset, data, .. } => (*offset, data.len() as u64),
             Operation::Zero { offset, length } => (*offset, *length),
+            Operation::Snapshot(_) => (0, 0),
         }
     }
 
@@ -47,7 +50,7 @@ impl Operation {
             Operation::Write { offset, data, .. } => {
                 (offset + data.len() as u64).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES
             }
-            Operation::Zero { .. } => 0,
+            Operation::Zero { .. } | Operation::Snapshot(_) => 0,
         }
     }
 
@@ -55,7 +58,7 @@ impl Operation {
     pub fn memory_bytes(&self) -> usize {
         match self {
             Operation::Write { data, .. } => data.len() + BLOCK_BYTES as usize / 16,
-            Operation::Zero { .. } => BLOCK_BYTES as usize / 16,
+            Operation::Zero { .. } | Operation::Snapshot(_) => BLOCK_BYTES as usize / 16,
         }
     }
 
@@ -73,6 +76,7 @@ impl Operation {
             Operation::Zero { offset, length } => {
                 Message::Zero(Zero { replica, epoch, seq, offset: *offset, length: *length })
             }
+            Operation::Snapshot(id) => Message::Snapshot(Snapshot { replica, epoch, seq, snapshot: *id }),
         }
     }
 }
@@ -165,6 +169,17 @@ mod tests {
         log.drop_front();
         log.drop_front();
         assert_eq!((log.floor(), log.last(), log.bytes()), (Seq(13), Seq(12), 0));
+    }
+
+    #[test]
+    fn a_snapshot_overlaps_nothing_and_costs_no_space() {
+        let snapshot = Operation::Snapshot(SnapshotId(7));
+        assert!(!snapshot.overlaps(0, 1 << 40) && !snapshot.overlaps(0, 4096));
+        assert_eq!(snapshot.extents_touched(), 0);
+        let mut log = Log::new(Seq(10));
+        log.push(zero(0, 4096));
+        log.push(snapshot);
+        assert_eq!(log.last_overlapping(Seq(9), 0, 4096), Some(Seq(10)));
     }
 
     #[test]

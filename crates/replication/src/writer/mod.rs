@@ -13,6 +13,7 @@ mod catch_up;
 mod configure;
 mod log;
 mod read;
+mod snapshot;
 mod voter;
 mod write;
 

@@ -115,6 +115,12 @@ impl Segment {
                 self.open(index, now, links);
                 return;
             };
+            if voter.stage == Stage::Joining && matches!(operation, Operation::Snapshot(_)) {
+                // N3: it is incomplete, and so would its snapshot be. A round without the live stream brings the snapshot.
+                self.voters[index].resync_broke();
+                self.open(index, now, links);
+                return;
+            }
             let extents = operation.extents_touched();
             if links.credit(voter.config.node, extents) != Credit::Enough {
                 return;

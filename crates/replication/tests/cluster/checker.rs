@@ -1,6 +1,8 @@
 //! What clients asked and were told, until `quoin-history` judges it.
 
 use quoin_history::{History, Operation, What};
+use quoin_types::{Seq, SnapshotId};
+use quoin_wire::EpochStart;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A write as a client knows it, and what the test knows of it.
@@ -25,6 +27,8 @@ pub(crate) struct Checker {
     pub(crate) writes: BTreeMap<u64, WriteOp>,
     /// Reads and flushes.
     others: Vec<Operation>,
+    /// Snapshots that are durable on a majority, with the epoch and seq of their record.
+    pub(crate) snapshots: BTreeMap<SnapshotId, (u64, Seq)>,
     /// Epochs whose attachment was lossy and got started.
     pub(crate) lossy: BTreeSet<u64>,
 }
@@ -54,6 +58,19 @@ impl Checker {
         quoin_history::check(&history).map_err(|violation| violation.to_string())?;
         let durable = history.operations().iter().zip(history.durable()).filter(|(_, durable)| *durable);
         Ok(durable.filter_map(|(operation, _)| value_of_write(operation)).collect())
+    }
+
+    /// What each block is after this seq of a history: the last write to it, by its number. The dumb twin of snapshots.
+    pub(crate) fn state_at(&self, seq: Seq, history: &[EpochStart]) -> BTreeMap<u32, u64> {
+        let epoch_of =
+            |seq: u64| history.iter().rev().find(|start| start.first.0 <= seq).map(|start| start.epoch.0);
+        let is_in =
+            |write: &WriteOp| (1..=seq.0).contains(&write.seq) && epoch_of(write.seq) == Some(write.epoch);
+        let mut writes: Vec<_> = self.writes.iter().filter(|(_, write)| is_in(write)).collect();
+        writes.sort_unstable_by_key(|(_, write)| write.seq);
+        let blocks =
+            writes.iter().flat_map(|(number, write)| write.blocks.iter().map(|block| (*block, **number)));
+        blocks.collect()
     }
 
     fn history(&self) -> History {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quoin_replication::writer::{
     Completion, Credit, Failure, Links, Operation, Request, Segment, SegmentConfig, Token,
 };
-use quoin_types::{BLOCK_BYTES, InstanceId, Moment, NodeId};
+use quoin_types::{BLOCK_BYTES, InstanceId, Moment, NodeId, Seq, SnapshotId};
 use quoin_wire::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -63,13 +63,14 @@ pub(crate) struct Gateway {
     pub(crate) outstanding_max: usize,
     asked: BTreeMap<Token, Asked>,
     next_token: u64,
+    /// Snapshots that were placed.
+    snapshots: Vec<(SnapshotId, Seq)>,
     /// Zeroes that were submitted and not yet seen on the wire: their seqs are not known.
     zeroes: VecDeque<(u64, u64, u64)>,
 }
 
 impl Gateway {
-    pub(crate) fn new(config: SegmentConfig, now: Moment) -> Self {
-        let nodes = config.voters.len();
+    pub(crate) fn new(config: SegmentConfig, nodes: usize, now: Moment) -> Self {
         Self {
             epoch: config.epoch.0,
             instance: config.instance,
@@ -81,6 +82,7 @@ impl Gateway {
             sessions: vec![None; nodes],
             asked: BTreeMap::new(),
             next_token: 0,
+            snapshots: Vec::new(),
             zeroes: VecDeque::new(),
         }
     }
@@ -177,6 +179,12 @@ impl Gateway {
         self.submit(Asked::Read { first, count, invoked: real }, request, now);
     }
 
+    /// Places a snapshot, if the segment is ready for it.
+    pub(crate) fn place_snapshot(&mut self, id: SnapshotId, now: Moment) {
+        let seq = self.segment.place_snapshot(id, now, &mut self.outbox);
+        self.snapshots.extend(seq.map(|seq| (id, seq)));
+    }
+
     fn submit(&mut self, asked: Asked, request: Request, now: Moment) {
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -208,9 +216,12 @@ impl Gateway {
                     let value = zero_value(zero.epoch, zero.seq);
                     let zeroes = &mut self.zeroes;
                     let number = *zero_numbers.entry(value).or_insert_with(|| {
-                        let (number, offset, length) =
-                            zeroes.pop_front().expect("a zero that nobody asked for");
-                        assert_eq!((offset, length), (zero.offset, zero.length), "zeroes go out in order");
+                        // Nearly always the front one: one that could be sent to nobody may be followed by another that
+                        // goes to a replica which joins behind it.
+                        let range = (zero.offset, zero.length);
+                        let at = zeroes.iter().position(|(_, offset, length)| (*offset, *length) == range);
+                        let (number, ..) =
+                            zeroes.remove(at.expect("a zero that somebody asked for")).expect("it is there");
                         number
                     });
                     (number, zero.seq)
@@ -230,6 +241,9 @@ impl Gateway {
         zero_numbers: &BTreeMap<u64, u64>,
         real: u64,
     ) -> Result<(), String> {
+        for (id, seq) in self.snapshots.extract_if(.., |(_, seq)| self.segment.is_durable(*seq)) {
+            checker.snapshots.insert(id, (self.epoch, seq));
+        }
         let completions: Vec<Completion> = self.segment.completions().collect();
         for completion in completions {
             let token = match &completion {

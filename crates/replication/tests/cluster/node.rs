@@ -4,10 +4,10 @@
 use crate::rng::Rng;
 use crate::store::{Record, Store, block_bytes, block_value, zero_value};
 use quoin_replication::Timing;
-use quoin_replication::replica::{Puller, Replica, ReplicaMeta, Take};
-use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, ExtentIndex, Moment, ReplicaId, Seq, SessionId};
+use quoin_replication::replica::{Puller, Replica, ReplicaMeta, Stage, Take};
+use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, Moment, ReplicaId, Seq, SessionId, SnapshotId};
 use quoin_wire::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// The extents of the toy segment.
 pub(crate) const EXTENTS: u32 = 3;
@@ -56,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) process: u64,
     pub(crate) replica: Replica,
     pub(crate) store: Store,
+    /// Snapshots that this process was told to delete, whenever they come.
+    unwanted: BTreeSet<SnapshotId>,
     timing: Timing,
     puller: Option<Puller>,
     pull_progress: u64,
@@ -80,6 +82,7 @@ impl Node {
             process: 0,
             replica: Replica::create(ReplicaId(index as u64), meta.clone(), timing),
             store: Store::new(meta),
+            unwanted: BTreeSet::new(),
             timing,
             puller: None,
             pull_progress: 0,
@@ -104,6 +107,7 @@ impl Node {
         self.up = false;
         self.process += 1;
         self.puller = None;
+        self.unwanted.clear();
         self.waiting.clear();
         (self.accepting, self.syncing) = (false, false);
     }
@@ -145,6 +149,7 @@ impl Node {
                 let values = vec![zero_value(zero.epoch, zero.seq); (zero.length / BLOCK_BYTES) as usize];
                 self.on_operation(session, zero.epoch, zero.seq, zero.offset, values);
             }
+            Message::Snapshot(snapshot) => self.on_snapshot(session, &snapshot),
             Message::Settle(settle) => match self.replica.settle(session, settle.epoch, settle.seq) {
                 Ok(Some(persist)) => drop(self.store.append(Record::Meta(persist))),
                 Ok(None) => {}
@@ -216,6 +221,9 @@ impl Node {
             Ok(persist) => {
                 self.started.push(start.history.clone());
                 if let Some(persist) = persist {
+                    let points = self.store.live.snapshot_points();
+                    let beyond = points.into_iter().filter(|snapshot| snapshot.seq > start.expect.seq);
+                    self.delete_snapshots(beyond.map(|snapshot| snapshot.id).collect());
                     self.store.append(Record::Meta(persist));
                 }
                 self.answer_when_durable(session, reply(Ok(())));
@@ -234,16 +242,48 @@ impl Node {
     ) {
         match self.replica.take(session, epoch, seq) {
             Ok(Take::Append) => {
-                if let Some(puller) = &mut self.puller {
-                    puller.wrote_live(offset, values.len() as u64 * BLOCK_BYTES);
-                }
+                let length = values.len() as u64 * BLOCK_BYTES;
                 self.store.append(Record::Operation { seq, first: (offset / BLOCK_BYTES) as u32, values });
                 self.replica.appended(seq);
-                self.finish_pull();
+                match self.puller.as_mut().map(|puller| puller.wrote_live(offset, length)) {
+                    Some(Err(_)) => self.fail_pull(Refusal::LacksSnapshot),
+                    _ => self.finish_pull(),
+                }
             }
             Ok(Take::Known) => self.tell_positions(),
             Err(reason) => self.refuse(session, epoch, seq, reason),
         }
+    }
+
+    fn on_snapshot(&mut self, session: SessionId, snapshot: &Snapshot) {
+        match self.replica.take_snapshot(session, snapshot.epoch, snapshot.seq) {
+            Ok(Take::Append) => {
+                let point = SnapshotPoint { id: snapshot.snapshot, seq: snapshot.seq };
+                self.store.append(Record::Snapshot(point));
+                self.replica.appended(snapshot.seq);
+                self.prune();
+            }
+            Ok(Take::Known) => self.tell_positions(),
+            Err(reason) => self.refuse(session, snapshot.epoch, snapshot.seq, reason),
+        }
+    }
+
+    fn delete_snapshots(&mut self, ids: Vec<SnapshotId>) {
+        for id in ids {
+            self.store.append(Record::DeleteSnapshot(id));
+        }
+    }
+
+    /// The cluster manager tells which snapshots are to be deleted.
+    pub(crate) fn on_unwanted(&mut self, unwanted: &BTreeSet<SnapshotId>, rng: &mut Rng) {
+        self.unwanted.clone_from(unwanted);
+        self.prune();
+        self.settle_disk(rng);
+    }
+
+    fn prune(&mut self) {
+        let ids = self.store.live.snapshot_points().into_iter().map(|snapshot| snapshot.id);
+        self.delete_snapshots(ids.filter(|id| self.unwanted.contains(id)).collect());
     }
 
     fn refuse(&mut self, session: SessionId, epoch: quoin_types::Epoch, seq: Seq, reason: Refusal) {
@@ -265,7 +305,7 @@ impl Node {
                 let first = (read.offset / BLOCK_BYTES) as u32;
                 let blocks = first..first + read.length / BLOCK_BYTES as u32;
                 let mut data: Vec<u8> =
-                    blocks.flat_map(|block| block_bytes(self.store.live.value(block))).collect();
+                    blocks.flat_map(|block| block_bytes(self.store.live.content.value(block))).collect();
                 let checksums = block_checksums(&data);
                 if rng.permille(5) {
                     data[7] ^= 1;
@@ -329,15 +369,9 @@ impl Node {
         match self.replica.begin_resync(session, &order) {
             Ok((persist, since)) => {
                 self.store.append(Record::Meta(persist));
-                let versions = &self.store.live.versions;
-                let own: Vec<ExtentIndex> = versions
-                    .iter()
-                    .filter(|(_, version)| **version > since)
-                    .map(|(e, _)| ExtentIndex(*e))
-                    .collect();
                 let bytes = u64::from(EXTENTS * BLOCKS_PER_EXTENT) * BLOCK_BYTES;
                 self.pull_number += 1;
-                self.puller = Some(Puller::new(order, since, bytes, own));
+                self.puller = Some(Puller::new(order, since, bytes));
                 self.pull();
             }
             Err(refusal) => {
@@ -350,6 +384,10 @@ impl Node {
     fn pull(&mut self) {
         let Some(puller) = &mut self.puller else { return };
         let source = puller.order().source.replica;
+        if let Some(due) = puller.snapshot_due() {
+            self.store.append(Record::Snapshot(due));
+            puller.made_snapshot();
+        }
         while let Some(request) = puller.next_request(2) {
             self.effects.push(Effect::Ask(source, request));
         }
@@ -362,17 +400,28 @@ impl Node {
         let replica = &self.replica;
         let position = replica.state().seq;
         let answer = match message {
+            Message::ListSnapshots(list) => {
+                let may = replica.may_pull(list.epoch, list.last_epoch, list.after, list.allow_mixed);
+                let mut points = self.store.live.snapshot_points();
+                points.retain(|snapshot| snapshot.seq <= position);
+                let result = may.map(|()| (position, points));
+                Message::SnapshotList(SnapshotList { replica: list.replica, result })
+            }
             Message::List(list) => {
                 let may = replica.may_pull(list.epoch, list.last_epoch, list.after, list.allow_mixed);
-                let newer = |(_, version): &(&u32, &Seq)| **version > list.since;
-                let extents = || self.store.live.versions.iter().filter(newer).map(|(e, _)| ExtentIndex(*e));
-                let result =
-                    may.map(|()| (position, extents().filter(|extent| *extent >= list.from).collect()));
+                let result = may.and_then(|()| {
+                    let content = self.store.live.view(list.view).ok_or(Refusal::LacksSnapshot)?;
+                    let changed = content.changed_since(list.since);
+                    Ok((position, changed.filter(|extent| *extent >= list.from).collect()))
+                });
                 Message::ListReply(ListReply { replica: list.replica, result })
             }
             Message::Fetch(fetch) => {
                 let may = replica.may_pull(fetch.epoch, fetch.last_epoch, fetch.after, fetch.allow_mixed);
-                let result = may.map(|()| self.store.live.fetch(fetch.extent.0, position));
+                let result = may.and_then(|()| {
+                    let content = self.store.live.view(fetch.view).ok_or(Refusal::LacksSnapshot)?;
+                    Ok(content.fetch(fetch.extent.0, position))
+                });
                 Message::FetchReply(FetchReply { replica: fetch.replica, extent: fetch.extent, result })
             }
             other => panic!("a peer does not ask {other:?}"),
@@ -384,6 +433,11 @@ impl Node {
     pub(crate) fn on_answer(&mut self, message: Message, rng: &mut Rng) {
         let Some(puller) = &mut self.puller else { return };
         let outcome = match message {
+            Message::SnapshotList(reply) => {
+                let own = self.store.live.snapshot_points();
+                let stage = puller.on_snapshots(reply, &own, |id| !self.unwanted.contains(&id));
+                stage.map(|stage| (stage.is_some_and(|stage| self.begin_stage(stage)), None))
+            }
             Message::ListReply(reply) => puller.on_list(reply).map(|there| (there, None)),
             Message::FetchReply(reply) => puller.on_fetch(reply).map(|pulled| (pulled.is_some(), pulled)),
             other => panic!("a peer does not answer {other:?}"),
@@ -403,6 +457,13 @@ impl Node {
             Err(_) => self.fail_pull(Refusal::Behind),
         }
         self.settle_disk(rng);
+    }
+
+    fn begin_stage(&mut self, stage: Stage) -> bool {
+        self.delete_snapshots(stage.delete);
+        let own = self.store.live.content.changed_since(stage.since);
+        self.puller.as_mut().expect("it has just asked").begin_stage(own);
+        true
     }
 
     fn finish_pull(&mut self) {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 fn random_setup(rng: &mut Rng) -> Setup {
     Setup {
         voters: rng.pick(&[1, 2, 3, 3, 3, 3, 3, 5]),
+        spares: rng.pick(&[0, 1, 3]),
         durability: if rng.permille(250) { Durability::WriteThrough } else { Durability::Flush },
         retained_bytes_max: rng.pick(&[9_000, 40_000, 200_000, 10_000_000]),
         delay_max: rng.pick(&[100_000, 500_000, 3_000_000]),
@@ -17,6 +18,7 @@ fn random_setup(rng: &mut Rng) -> Setup {
         fault_gap: rng.pick(&[4, 12, 12, 40]) * MILLISECOND,
         chaos: rng.pick(&[300, 600, 1_200]) * MILLISECOND,
         request_gap: rng.pick(&[300_000, 1_000_000, 3_000_000]),
+        snapshots: rng.pick(&[0, 5, 20, 60]),
     }
 }
 
@@ -56,9 +58,10 @@ fn summary(world: &World) -> String {
     let (resends, resyncs) = statistics.fold((0, 0), |(a, b), s| (a + s.resends, b + s.resyncs));
     let (writes, attached) = (world.checker.writes.len(), world.gateways.len());
     let (reads, lossy) = (world.checker.reads(), world.checker.lossy.len());
+    let (snapshots, kept) = (world.checker.snapshots.len(), world.nodes[0].store.live.snapshots.len());
     format!(
         "{:?}: {acked} of {writes} writes, {reads} blocks read, {attached} attached, {lossy} lossy, {resends} resends, \
-         {resyncs} resyncs",
+         {resyncs} resyncs, {snapshots} snapshots durable, {kept} kept",
         world.setup
     )
 }
@@ -80,9 +83,10 @@ enum Fault {
     StopGateway,
     TakeOver,
     SplitTakeOver,
+    ChangeConfiguration,
 }
 
-const FAULTS: [(Fault, u64); 14] = [
+const FAULTS: [(Fault, u64); 15] = [
     (Fault::BreakSession, 12),
     (Fault::CutGateway, 13),
     (Fault::CutNodes, 8),
@@ -97,6 +101,7 @@ const FAULTS: [(Fault, u64); 14] = [
     (Fault::StopGateway, 4),
     (Fault::TakeOver, 2),
     (Fault::SplitTakeOver, 4),
+    (Fault::ChangeConfiguration, 6),
 ];
 
 /// A seed's choice of faults, as a list to pick from.
@@ -110,8 +115,8 @@ fn random_faults(rng: &mut Rng) -> Vec<Fault> {
 }
 
 fn fault(world: &mut World, faults: &[Fault]) {
-    let node = world.rng.below(world.setup.voters as u64) as usize;
-    let other = world.rng.below(world.setup.voters as u64) as usize;
+    let node = world.rng.below(world.nodes.len() as u64) as usize;
+    let other = world.rng.below(world.nodes.len() as u64) as usize;
     let gateway = world.current();
     let some_time = world.rng.between(1, 80) * MILLISECOND;
     match world.rng.pick(faults) {
@@ -125,6 +130,7 @@ fn fault(world: &mut World, faults: &[Fault]) {
         Fault::StopAll => all_nodes(world, false),
         Fault::PowerLossOfAll => all_nodes(world, true),
         Fault::PauseGateway => world.pause_gateway(gateway, some_time),
+        Fault::ChangeConfiguration => world.begin_change(),
         _ if world.attach_pending => {}
         Fault::HungGateway => {
             // Another takes over while it hangs; it wakes up later.
@@ -148,7 +154,7 @@ fn split_take_over(world: &mut World, node: usize) {
     let (old, new) = (world.current(), world.current() + 1);
     let time = world.rng.between(50, 300) * MILLISECOND;
     let restart = world.rng.permille(500);
-    for other in 0..world.setup.voters {
+    for other in 0..world.nodes.len() {
         if other == node {
             world.cut_gateway(new, other, time);
         } else {
@@ -163,7 +169,7 @@ fn split_take_over(world: &mut World, node: usize) {
 }
 
 fn all_nodes(world: &mut World, power_lost: bool) {
-    for node in 0..world.setup.voters {
+    for node in 0..world.nodes.len() {
         let downtime = world.rng.between(1, 50) * MILLISECOND;
         world.stop_node(node, power_lost, downtime);
     }
@@ -186,7 +192,9 @@ pub(crate) fn finish(world: &mut World) -> Result<(), String> {
     await_quiet(world, "in the end")?;
     world.run_until(world.now + 20 * MILLISECOND);
     problem(world)?;
+    (0..world.nodes.len()).for_each(|node| world.tell_unwanted(node));
     compare(world)?;
+    check_snapshots(world)?;
     let durable = world.checker.check()?;
     check_histories(world, &durable)
 }
@@ -213,7 +221,8 @@ fn await_quiet(world: &mut World, when: &str) -> Result<(), String> {
         problem(world)?;
         let gateway = &world.gateways[world.current()];
         let in_sync = gateway.segment.status().iter().all(|voter| voter.health == VoterHealth::InSync);
-        if in_sync && gateway.outstanding() == 0 && !gateway.segment.is_busy() {
+        let changing = world.configuration.is_changing();
+        if in_sync && !changing && gateway.outstanding() == 0 && !gateway.segment.is_busy() {
             return Ok(());
         }
     }
@@ -228,11 +237,38 @@ fn await_quiet(world: &mut World, when: &str) -> Result<(), String> {
 
 /// All replicas are the same, bit for bit.
 fn compare(world: &World) -> Result<(), String> {
-    let first = world.nodes[0].store.live.comparable();
-    for node in &world.nodes[1..] {
+    let mut members = world.members();
+    let first = members.next().expect("a member");
+    let (index, first) = (first.index, first.store.live.comparable());
+    for node in members {
         let other = node.store.live.comparable();
         if first != other {
-            return Err(format!("replicas 0 and {} differ:\n{first:?}\n{other:?}", node.index));
+            return Err(format!("replicas {index} and {} differ:\n{first:?}\n{other:?}", node.index));
+        }
+    }
+    Ok(())
+}
+
+/// Each snapshot that was durable on a majority, and not deleted, is there, and is what the history says of its seq. That
+/// all replicas have the same is checked before.
+fn check_snapshots(world: &World) -> Result<(), String> {
+    let (history, _) = world.last_history();
+    let kept = &world.members().next().expect("a member").store.live.snapshots;
+    for (id, (epoch, seq)) in &world.checker.snapshots {
+        if world.unwanted.contains(id) {
+            continue;
+        }
+        let Some((_, content)) = kept.get(seq).filter(|(other, _)| other == id) else {
+            return Err(format!("snapshot {id}, write {seq} of epoch {epoch}, is lost: {:?}", kept.keys()));
+        };
+        let expected = world.checker.state_at(*seq, history);
+        for block in BLOCKS {
+            let value = content.value(block);
+            let number = world.zero_numbers.get(&value).copied().unwrap_or(value);
+            let known = expected.get(&block).copied().unwrap_or_default();
+            if number != known && !world.mixed_start {
+                return Err(format!("block {block} of snapshot {id} at {seq} is {number}, and was {known}"));
+            }
         }
     }
     Ok(())
@@ -240,14 +276,14 @@ fn compare(world: &World) -> Result<(), String> {
 
 /// Every acknowledged write is in the history that all replicas share (W1, A2): at most one epoch acknowledges.
 fn check_histories(world: &World, durable: &BTreeSet<u64>) -> Result<(), String> {
-    let history = world.last_history();
+    let (history, last) = world.last_history();
     for (number, write) in &world.checker.writes {
         let lossy_since = world.checker.lossy.range(write.epoch + 1..).next().is_some();
         if write.acked.is_none() || (lossy_since && !durable.contains(number)) || write.seq == 0 {
             continue;
         }
         let at = history.iter().position(|start| start.epoch.0 == write.epoch);
-        let end = at.map(|at| history.get(at + 1).map_or(world.position_of(0).0, |next| next.first.0 - 1));
+        let end = at.map(|at| history.get(at + 1).map_or(last.0, |next| next.first.0 - 1));
         if end.is_none_or(|end| end < write.seq) {
             return Err(format!("write {number}, acknowledged as {write:?}, is not in {history:?}"));
         }

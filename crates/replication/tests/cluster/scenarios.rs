@@ -7,6 +7,7 @@ use quoin_types::Durability;
 fn quiet_world(seed: u64) -> World {
     let setup = Setup {
         voters: 3,
+        spares: 0,
         durability: Durability::Flush,
         retained_bytes_max: 1 << 20,
         delay_max: 200_000,
@@ -14,6 +15,7 @@ fn quiet_world(seed: u64) -> World {
         fault_gap: 0,
         chaos: 0,
         request_gap: 500_000,
+        snapshots: 0,
     };
     let mut world = World::new(setup, seed);
     world.nodes.iter_mut().for_each(|node| node.refuses = false);

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use quoin_replication::replica::{Persist, PulledExtent, ReplicaMeta};
-use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, Epoch, Seq};
-use quoin_wire::{FetchedExtent, block_checksum};
+use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, Epoch, ExtentIndex, Seq, SnapshotId};
+use quoin_wire::{FetchedExtent, SnapshotPoint, block_checksum};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Marks the value of a block that was zeroed; the rest is a tag that tells which operation did it, so that the checker
@@ -27,11 +27,19 @@ pub(crate) fn block_value(block: &[u8]) -> u64 {
     u64::from_le_bytes(block[..8].try_into().expect("eight bytes"))
 }
 
+/// The blocks of a replica, now or at a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Content {
+    blocks: BTreeMap<u32, u64>,
+    versions: BTreeMap<u32, Seq>,
+}
+
 /// What is on the disk, once the journal is applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Image {
-    pub(crate) blocks: BTreeMap<u32, u64>,
-    pub(crate) versions: BTreeMap<u32, Seq>,
+    pub(crate) content: Content,
+    /// A snapshot is a copy: what it is meant to be, whatever a real store does.
+    pub(crate) snapshots: BTreeMap<Seq, (SnapshotId, Content)>,
     pub(crate) meta: ReplicaMeta,
     pub(crate) position: Seq,
 }
@@ -41,6 +49,8 @@ pub(crate) enum Record {
     Operation { seq: Seq, first: u32, values: Vec<u64> },
     Meta(Persist),
     Pulled(PulledExtent),
+    Snapshot(SnapshotPoint),
+    DeleteSnapshot(SnapshotId),
 }
 
 impl Image {
@@ -48,17 +58,51 @@ impl Image {
         match record {
             Record::Operation { seq, first, values } => {
                 for (block, value) in (*first..).zip(values) {
-                    self.blocks.insert(block, *value);
-                    self.versions.insert(block / BLOCKS_PER_EXTENT, *seq);
+                    self.content.blocks.insert(block, *value);
+                    self.content.versions.insert(block / BLOCKS_PER_EXTENT, *seq);
                 }
                 self.position = *seq;
             }
+            Record::Snapshot(SnapshotPoint { id, seq }) => {
+                assert!(self.snapshots.values().all(|(other, _)| other != id), "snapshot {id} is made twice");
+                assert!(self.snapshots.keys().all(|other| other < seq), "snapshot {id} is made too late");
+                self.snapshots.insert(*seq, (*id, self.content.clone()));
+                self.position = *seq;
+            }
+            Record::DeleteSnapshot(id) => self.snapshots.retain(|_, (other, _)| other != id),
             Record::Meta(persist) => {
                 self.meta = persist.meta.clone();
                 self.position = persist.position.unwrap_or(self.position);
             }
-            Record::Pulled(pulled) => self.apply_pulled(pulled),
+            Record::Pulled(pulled) => self.content.apply_pulled(pulled),
         }
+    }
+
+    /// What a view sees, if the snapshot is there.
+    pub(crate) fn view(&self, snapshot: Option<SnapshotId>) -> Option<&Content> {
+        match snapshot {
+            None => Some(&self.content),
+            Some(id) => self.snapshots.values().find(|(other, _)| *other == id).map(|(_, content)| content),
+        }
+    }
+
+    pub(crate) fn snapshot_points(&self) -> Vec<SnapshotPoint> {
+        self.snapshots.iter().map(|(seq, (id, _))| SnapshotPoint { id: *id, seq: *seq }).collect()
+    }
+
+    /// Everything that must be the same on all replicas in the end.
+    pub(crate) fn comparable(&self) -> impl PartialEq + std::fmt::Debug {
+        let snapshots: Vec<_> =
+            self.snapshots.iter().map(|(seq, (id, content))| (*seq, *id, content.comparable())).collect();
+        let Image { meta, position, content, .. } = self;
+        (content.comparable(), snapshots, meta.history.clone(), meta.mixed, meta.shaken, *position)
+    }
+}
+
+impl Content {
+    /// The extents with a version above this.
+    pub(crate) fn changed_since(&self, since: Seq) -> impl Iterator<Item = ExtentIndex> {
+        self.versions.iter().filter(move |(_, version)| **version > since).map(|(e, _)| ExtentIndex(*e))
     }
 
     fn apply_pulled(&mut self, pulled: &PulledExtent) {
@@ -79,7 +123,7 @@ impl Image {
         self.versions.insert(pulled.extent.0, kept.max(pulled.version));
     }
 
-    pub(crate) fn version(&self, extent: u32) -> Seq {
+    fn version(&self, extent: u32) -> Seq {
         self.versions.get(&extent).copied().unwrap_or_default()
     }
 
@@ -111,8 +155,8 @@ impl Image {
         fetched
     }
 
-    /// Everything that must be the same on all replicas in the end; blocks never written and zero are the same.
-    pub(crate) fn comparable(&self) -> impl PartialEq + std::fmt::Debug {
+    /// Blocks never written and zero are the same.
+    fn comparable(&self) -> (Vec<(u32, u64)>, Vec<(u32, Seq)>) {
         let blocks: Vec<_> =
             self.blocks.iter().filter(|(_, value)| **value != 0).map(|(b, v)| (*b, *v)).collect();
         let versions: Vec<_> = self
@@ -121,7 +165,7 @@ impl Image {
             .filter(|(_, version)| **version != Seq::ZERO)
             .map(|(e, v)| (*e, *v))
             .collect();
-        (blocks, versions, self.meta.history.clone(), self.meta.mixed, self.meta.shaken, self.position)
+        (blocks, versions)
     }
 }
 
@@ -136,7 +180,8 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(meta: ReplicaMeta) -> Self {
-        let image = Image { blocks: BTreeMap::new(), versions: BTreeMap::new(), meta, position: Seq::ZERO };
+        let image =
+            Image { content: Content::default(), snapshots: BTreeMap::new(), meta, position: Seq::ZERO };
         Self { durable_image: image.clone(), live: image, journal: VecDeque::new(), start: 0, accepted: 0 }
     }
 
@@ -170,8 +215,9 @@ impl Store {
         let accepted = self.journal.iter().take((self.accepted - self.start) as usize);
         let of = |record: &Record| match record {
             Record::Operation { seq, .. } => Some(*seq),
+            Record::Snapshot(snapshot) => Some(snapshot.seq),
             Record::Meta(persist) => persist.position,
-            Record::Pulled(_) => None,
+            Record::Pulled(_) | Record::DeleteSnapshot(_) => None,
         };
         accepted.rev().find_map(of).unwrap_or(self.durable_image.position)
     }

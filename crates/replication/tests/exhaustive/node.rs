@@ -227,7 +227,7 @@ impl Node {
         match self.replica.take(session, write.epoch, write.seq) {
             Ok(Take::Append) => {
                 if let Some(puller) = &mut self.puller {
-                    puller.wrote_live(write.offset, BLOCK_BYTES);
+                    puller.wrote_live(write.offset, BLOCK_BYTES).expect("it lacks no snapshot");
                 }
                 let block = (write.offset / BLOCK_BYTES) as usize;
                 self.store.append(Record::Write { seq: write.seq, block, value: write.data[0] });
@@ -271,8 +271,7 @@ impl Node {
         match self.replica.begin_resync(session, &order) {
             Ok((persist, since)) => {
                 self.store.append(Record::Meta(persist));
-                let own = (self.store.live.version > since).then_some(ExtentIndex::ZERO);
-                self.puller = Some(Puller::new(order, since, EXTENT_BYTES, own));
+                self.puller = Some(Puller::new(order, since, EXTENT_BYTES));
                 self.ask();
             }
             Err(refusal) => out.push((session, report_of(&order, ResyncState::Failed(refusal)))),
@@ -294,6 +293,11 @@ impl Node {
     pub(crate) fn answer(&self, question: &Message) -> Option<Message> {
         let (replica, position) = (&self.replica, self.replica.state().seq);
         let answer = match question {
+            Message::ListSnapshots(list) => {
+                let may = replica.may_pull(list.epoch, list.last_epoch, list.after, list.allow_mixed);
+                let result = may.map(|()| (position, Vec::new()));
+                Message::SnapshotList(SnapshotList { replica: list.replica, result })
+            }
             Message::List(list) => {
                 let may = replica.may_pull(list.epoch, list.last_epoch, list.after, list.allow_mixed);
                 let listed = || (self.store.live.version > list.since).then_some(ExtentIndex::ZERO);
@@ -309,7 +313,8 @@ impl Node {
         };
         let behind = matches!(
             answer,
-            Message::ListReply(ListReply { result: Err(Refusal::Behind), .. })
+            Message::SnapshotList(SnapshotList { result: Err(Refusal::Behind), .. })
+                | Message::ListReply(ListReply { result: Err(Refusal::Behind), .. })
                 | Message::FetchReply(FetchReply { result: Err(Refusal::Behind), .. })
         );
         (!behind).then_some(answer)
@@ -328,6 +333,13 @@ impl Node {
     pub(crate) fn on_answer(&mut self, out: &mut Vec<Sent>) {
         let (Some(Pull::Answer(answer)), Some(puller)) = (self.pull.take(), &mut self.puller) else { return };
         let pulled = match answer {
+            Message::SnapshotList(reply) => puller.on_snapshots(reply, &[], |_| true).map(|stage| {
+                if let Some(stage) = stage {
+                    let own = (self.store.live.version > stage.since).then_some(ExtentIndex::ZERO);
+                    puller.begin_stage(own);
+                }
+                None
+            }),
             Message::ListReply(reply) => puller.on_list(reply).map(|_| None),
             Message::FetchReply(reply) => puller.on_fetch(reply),
             other => panic!("a peer does not answer {other:?}"),

@@ -126,8 +126,11 @@ impl Observer {
     }
 
     /// The attachment began without proof that every accepted write was there (rule A2).
-    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) {
+    /// Says whether that is news.
+    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) -> bool {
+        let is_news = !self.history.lossy().contains(&epoch.0);
         self.history.push_lossy(epoch.0);
+        is_news
     }
 
     /// A client was told that its write, or its flush (which has no values), is done.

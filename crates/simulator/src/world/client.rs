@@ -64,7 +64,6 @@ struct Pending {
 
 /// One client.
 pub(crate) struct Client {
-    index: usize,
     conn: Option<ConnId>,
     gateway: usize,
     nbd: NbdClient,
@@ -77,9 +76,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(index: usize) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            index,
             conn: None,
             gateway: 0,
             nbd: NbdClient::new(EXPORT, false),
@@ -145,7 +143,8 @@ impl World {
         {
             self.ask_something(index);
         }
-        let wait = self.workload.random.wait(self.setup.request_gap);
+        let gap = if self.workload.active { self.setup.request_gap } else { 100 * MILLISECOND };
+        let wait = self.workload.random.wait(gap);
         self.arm_client(index, wait.min(patience));
     }
 

@@ -1,6 +1,6 @@
 //! A gateway's process on its machine: what its shell does, with virtual time in place of sockets and timers.
 
-use super::glue::{Inbox, Outbox, frame};
+use super::glue::{Inbox, Outbox, brief, frame};
 use super::manager::{Attached, ManagerCall};
 use super::network::{CALLED, CALLER, ConnId};
 use super::{Event, Machine, Process, World};
@@ -83,7 +83,6 @@ pub(crate) struct Running {
 
 /// One gateway.
 pub(crate) struct GatewayProcess {
-    pub(crate) index: usize,
     pub(crate) name: GatewayId,
     pub(crate) machine: Machine,
     clock: Clock,
@@ -99,7 +98,6 @@ pub(crate) struct GatewayProcess {
 impl GatewayProcess {
     pub(super) fn new(index: usize, machine: Machine, random: &mut Random) -> Self {
         Self {
-            index,
             name: GatewayId(format!("gateway-{index}")),
             machine,
             clock: Clock::random(random),
@@ -185,8 +183,9 @@ impl World {
         };
         // Only an attachment that began may have lost anything for good; while it may still begin it is looked at again.
         export.judged = report.available;
-        if report.lossy {
-            self.observer.attachment_is_lossy(export.epoch);
+        if report.lossy && self.observer.attachment_is_lossy(export.epoch) {
+            // The shell's next heartbeat says so.
+            self.call_manager(Process::Gateway(index), ManagerCall::MarkLossy { epoch: report.epoch });
         }
     }
 
@@ -219,6 +218,7 @@ impl World {
             match output {
                 Output::Send(node, message) => {
                     self.observer.gateway_says(&message);
+                    self.trace.line(self.now, || format!("gateway {index} to node {node}: {}", brief(&message)));
                     let Some(running) = &self.gateways[index].running else { return };
                     if let Some(conn) = running.links.get(&node).filter(|link| link.up).and_then(|l| l.conn) {
                         outboxes.entry(conn).or_default().push(&message);

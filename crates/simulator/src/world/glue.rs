@@ -42,3 +42,20 @@ pub(super) fn frame(message: &Message) -> Bytes {
     outbox.push(message);
     outbox.take()
 }
+
+/// A message in words, its data left out.
+pub(super) fn brief(message: &Message) -> String {
+    match message {
+        Message::Write(write) => format!(
+            "Write {} {}/{} at {} + {}",
+            write.replica,
+            write.epoch,
+            write.seq,
+            write.offset,
+            write.data.len()
+        ),
+        Message::ReadReply(reply) => format!("ReadReply {}", reply.replica),
+        Message::FetchReply(reply) => format!("FetchReply {}", reply.replica),
+        message => format!("{message:?}"),
+    }
+}

@@ -160,9 +160,7 @@ impl World {
             self.gateways.push(GatewayProcess::new(index, machine, &mut self.id_random));
             self.queue.push(self.now, Event::GatewayStart { gateway: index, incarnation: 0 });
         }
-        for index in 0..self.setup.clients {
-            self.clients.push(Client::new(index));
-        }
+        self.clients.resize_with(self.setup.clients, Client::new);
     }
 
     pub(crate) fn fail(&mut self, problem: impl Into<String>) {

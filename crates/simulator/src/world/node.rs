@@ -1,6 +1,6 @@
 //! A storage node's process on its machine: what its shell does, with virtual time in place of threads.
 
-use super::glue::{Inbox, Outbox, frame};
+use super::glue::{Inbox, Outbox, brief, frame};
 use super::manager::{ManagerCall, NodeView};
 use super::network::{CALLED, CALLER, ConnId};
 use super::{Event, Machine, Process, World};
@@ -31,6 +31,10 @@ const PULL_CONNECT_MAX: Duration = Duration::from_secs(2);
 const PULL_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// After which time a process that ended is started again.
 const RESTART_AFTER: Nanos = 100 * MILLISECOND;
+/// The longest that a disk job takes, but for a disk that hangs.
+const JOB_MAX: Nanos = SECOND / 2;
+/// Laps of the scrub begin no sooner after one another: there is little to look at.
+const SCRUB_INTERVAL: Duration = Duration::from_millis(300);
 /// A checkpoint is due 15 seconds after the last one: with journals this small, one comes much sooner.
 pub(crate) const OPTIONS: Options =
     Options { journal_file_bytes: 256 << 10, journal_files: 4, reserve_bytes: 1 << 20 };
@@ -87,8 +91,6 @@ pub(crate) struct NodeProcess {
     pub(crate) name: String,
     pub(crate) machine: Machine,
     pub(crate) disk: SimDisk,
-    /// The disk as it was at the beginning of an earlier start.
-    pub(crate) old_image: Option<SimDisk>,
     capacity_bytes: u64,
     clock: Clock,
     pub(crate) node: Option<Node>,
@@ -116,7 +118,6 @@ impl NodeProcess {
             name: format!("node-{index}"),
             machine: index,
             disk: SimDisk::new(Random::new(random.next()), setup.uncached_permille),
-            old_image: None,
             capacity_bytes: setup.capacity_bytes,
             clock: Clock::random(random),
             node: None,
@@ -238,7 +239,7 @@ impl World {
         let limits = Limits {
             resync_bytes_per_second: self.setup.resync_bytes_per_second,
             scrub_bytes_per_second: self.setup.scrub_bytes_per_second,
-            scrub_interval: Duration::ZERO,
+            scrub_interval: SCRUB_INTERVAL,
         };
         match Node::new(identity, engine, &opened, limits, self.setup.timing, now) {
             Ok(node) => process.node = Some(node),
@@ -322,6 +323,7 @@ impl World {
             match output {
                 storage::Output::Send(session, message) => {
                     self.observer.node_says(&self.nodes[index], &message);
+                    self.trace.line(self.now, || format!("node {index} on {session}: {}", brief(&message)));
                     if let Some(conn) = self.nodes[index].volatile.sessions.get(&session) {
                         outboxes.entry((*conn, CALLED)).or_default().push(&message);
                     }
@@ -565,7 +567,7 @@ impl World {
             Job::Sync(job) if at_once && idle => Job::Synced(job.run()),
             job => job,
         };
-        let done = free.max(self.now) + time * process.slowness;
+        let done = free.max(self.now) + (time * process.slowness).min(JOB_MAX);
         volatile.lanes.insert(lane, done);
         volatile.next_job += 1;
         let number = volatile.next_job;

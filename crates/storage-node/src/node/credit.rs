@@ -45,7 +45,10 @@ impl Node {
             (space.free_bytes.saturating_sub(space.reserve_bytes) / EXTENT_BYTES).saturating_sub(promised);
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         let missing = WINDOW_EXTENTS.saturating_sub(session.unused());
-        let grant = missing.min(room);
+        // Half of what there is for it and for new sessions: what one holds without using it, another cannot have, and a
+        // gateway that has lost its volume to another may keep its session, and its credit, for ever.
+        let share = (room + session.unused()).div_ceil(2).min(WINDOW_EXTENTS);
+        let grant = share.saturating_sub(session.unused());
         let full = grant < missing && session.unused() + grant < STEP_EXTENTS;
         let worth_it = missing >= STEP_EXTENTS && grant > 0;
         if !worth_it && full == session.full {

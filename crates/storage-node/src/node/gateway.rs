@@ -21,6 +21,7 @@ impl Node {
         match message {
             Message::Write(write) => self.on_write(session, write),
             Message::Zero(zero) => self.on_zero(session, zero),
+            Message::Snapshot(snapshot) => self.on_snapshot(session, snapshot),
             Message::Read(read) => self.on_read(session, read),
             Message::Heartbeat(heartbeat) => {
                 self.on_heartbeat(session, &heartbeat, now);
@@ -97,6 +98,7 @@ impl Node {
         let refusal = match result {
             Ok(Some(persist)) => {
                 self.drop_pull(id);
+                self.delete_snapshots_beyond(id, start.expect.seq)?;
                 let lsn = self.persist(id, &persist)?;
                 self.effects.at(lsn, Effect::Started { session, replica: id, epoch });
                 return Ok(());
@@ -175,7 +177,7 @@ impl Node {
         self.replicas.get(&id).ok_or(Refusal::UnknownReplica)?.take(session, epoch, seq)
     }
 
-    fn took(&mut self, id: ReplicaId, seq: Seq, offset: u64, length: u64) -> Result<(), Fatal> {
+    pub(super) fn took(&mut self, id: ReplicaId, seq: Seq, offset: u64, length: u64) -> Result<(), Fatal> {
         if let Some(replica) = self.replicas.get_mut(&id) {
             replica.appended(seq);
         }

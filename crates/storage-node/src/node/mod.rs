@@ -15,10 +15,12 @@ mod pull;
 mod reads;
 mod repair;
 mod scrub;
+mod snapshots;
 
 pub use placement::{Assignment, Wanted};
 pub use pull::PullId;
 pub use reads::ReadJob;
+pub use snapshots::KeptSnapshots;
 
 use accepting::Accepting;
 use credit::Session;
@@ -142,6 +144,8 @@ pub struct Node {
     pulls: Pulls,
     damages: Damages,
     scrubber: Scrubber,
+    /// What the cluster manager said of the replicas' snapshots.
+    kept: HashMap<ReplicaId, KeptSnapshots>,
     syncing: bool,
     checkpointing: bool,
     /// The last checkpoint made for its age, and the journal's records by then.
@@ -177,6 +181,7 @@ impl Node {
             pulls: Pulls::new(limits.resync_bytes_per_second),
             damages: Damages::default(),
             scrubber: Scrubber::new(limits.scrub_bytes_per_second, limits.scrub_interval, now),
+            kept: HashMap::default(),
             syncing: false,
             checkpointing: false,
             checkpointed: (now, 0),
@@ -289,6 +294,10 @@ impl Node {
         let Some(speaker) = self.sessions.get(&session).map(|session| session.speaker) else { return Ok(()) };
         match (speaker, message) {
             (Speaker::Gateway(instance), message) => self.on_gateway_message(session, instance, message, now),
+            (Speaker::Peer(_), Message::ListSnapshots(list)) => {
+                self.on_list_snapshots(session, &list);
+                Ok(())
+            }
             (Speaker::Peer(_), Message::List(list)) => self.on_list(session, &list),
             (Speaker::Peer(_), Message::Fetch(fetch)) => self.on_fetch(session, &fetch),
             (Speaker::Peer(_), _) => {
@@ -450,11 +459,13 @@ impl Node {
 /// Sorts what the engine says about one request: a refusal for its sender, or the end of the process.
 fn refusal_or_fatal(error: quoin_store::Error) -> Result<Refusal, Fatal> {
     match error {
-        quoin_store::Error::NoSpace => Ok(Refusal::NoSpace),
+        // A snapshot that is one too many has its place when a deleted one is folded.
+        quoin_store::Error::NoSpace | quoin_store::Error::TooManySnapshots { .. } => Ok(Refusal::NoSpace),
+        quoin_store::Error::UnknownSnapshot { .. } => Ok(Refusal::LacksSnapshot),
         quoin_store::Error::UnknownReplica(_) => Ok(Refusal::UnknownReplica),
-        quoin_store::Error::OutOfRange { .. } | quoin_store::Error::Misaligned { .. } => {
-            Ok(Refusal::WrongState)
-        }
+        quoin_store::Error::OutOfRange { .. }
+        | quoin_store::Error::Misaligned { .. }
+        | quoin_store::Error::SnapshotExists { .. } => Ok(Refusal::WrongState),
         quoin_store::Error::Corrupt { .. } => Ok(Refusal::Disk),
         error => Err(Fatal(error)),
     }

@@ -1,12 +1,13 @@
 //! Which replicas are on this disk: created once, dropped once (rule C2).
 
 use super::effects::Effect;
+use super::snapshots::KeptSnapshots;
 use super::{Fatal, Node, Output};
 use quoin_replication::replica::{Replica, ReplicaMeta};
 use quoin_types::{Generation, Moment, ReplicaId, SegmentId};
 
 /// What the cluster manager wants of one replica on this disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Assignment {
     /// The replica.
     pub replica: ReplicaId,
@@ -18,6 +19,8 @@ pub struct Assignment {
     pub segment_bytes: u64,
     /// What is wanted.
     pub wanted: Wanted,
+    /// Which snapshots are kept.
+    pub snapshots: KeptSnapshots,
 }
 
 /// What the cluster manager wants of a replica.
@@ -38,6 +41,9 @@ impl Node {
     /// The disk failed.
     pub fn on_assignments(&mut self, assignments: &[Assignment], now: Moment) -> Result<(), Fatal> {
         for assignment in assignments {
+            if assignment.wanted != Wanted::Dropped {
+                self.keep_snapshots(assignment.replica, &assignment.snapshots)?;
+            }
             let exists = self.replicas.contains_key(&assignment.replica);
             match assignment.wanted {
                 Wanted::Created if exists => self.outputs.push(Output::Created(assignment.replica)),
@@ -75,6 +81,7 @@ impl Node {
         self.drop_pull(id);
         self.replicas.remove(&id);
         self.damages.forget(id);
+        self.kept.remove(&id);
         let lsn = self.engine.drop_replica(id)?;
         self.effects.at(lsn, Effect::Dropped(id));
         Ok(())

@@ -1,4 +1,4 @@
-//! Pulling extents from a peer: resync (rules A3, S1–S4), and what it shares with repair.
+//! Pulling extents from a peer: resync (rules A3, S1–S4, N4, N5), and what it shares with repair.
 
 use super::effects::Effect;
 use super::{Fatal, Node, Output, refusal_or_fatal};
@@ -7,7 +7,7 @@ use quoin_store::View;
 use quoin_types::collections::HashMap;
 use quoin_types::limits::SEGMENT_BYTES_DEFAULT;
 use quoin_types::{EXTENT_BYTES, ExtentIndex, Moment, ReplicaId, Seq, SessionId, Version};
-use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState};
+use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState, SnapshotList};
 use std::time::Duration;
 
 /// Extents asked for at once.
@@ -137,25 +137,10 @@ impl Node {
         };
         // A3: the mark is in the journal before anything that the resync changes.
         self.persist(id, &persist)?;
-        let own = match self.own_changes(id, since) {
-            Ok(mut own) => {
-                // What is known to be damaged comes anew along with what has changed.
-                own.extend(self.damages.of(id));
-                own
-            }
-            Err(error) => {
-                let refusal = refusal_or_fatal(error)?;
-                if let Some(replica) = self.replicas.get_mut(&id) {
-                    replica.abandon_resync();
-                }
-                self.report(session, &order, (0, 0), ResyncState::Failed(refusal));
-                return Ok(());
-            }
-        };
-        tracing::info!(replica = %id, epoch = %order.epoch, mode = ?order.mode, %since, own = own.len(),
+        tracing::info!(replica = %id, epoch = %order.epoch, mode = ?order.mode, %since,
             source = %order.source.address, "resync begins");
         let source = order.source.clone();
-        let puller = Box::new(Puller::new(order, since, SEGMENT_BYTES_DEFAULT, own));
+        let puller = Box::new(Puller::new(order, since, SEGMENT_BYTES_DEFAULT));
         let pull = self.pulls.insert(Pull {
             replica: id,
             session,
@@ -190,6 +175,7 @@ impl Node {
     pub fn on_peer_message(&mut self, id: PullId, message: Message, now: Moment) -> Result<(), Fatal> {
         let Some(pull) = self.pulls.pulls.get_mut(&id) else { return Ok(()) };
         let outcome = match (&mut pull.work, message) {
+            (Work::Resync(_), Message::SnapshotList(reply)) => return self.on_snapshot_list(id, reply, now),
             (Work::Resync(puller), Message::ListReply(reply)) => {
                 puller.on_list(reply).map(|there| if there { Some(None) } else { None })
             }
@@ -211,17 +197,61 @@ impl Node {
             Ok(Some(None)) => {}
             Ok(None) => pull.resume_at = now + ASK_AGAIN,
             Err(error) => {
-                tracing::warn!(replica = %pull.replica, %error, "resync broke");
-                let refusal = match error {
-                    PullError::Refused(Refusal::Disk) => Refusal::PeerDamaged,
-                    PullError::Refused(refusal) => refusal,
-                    _ => Refusal::WrongState,
-                };
-                self.fail_pull(id, refusal);
+                self.resync_broke(id, error);
                 return Ok(());
             }
         }
         self.drive(id, now)
+    }
+
+    /// The peer's snapshots: what the replica has and is of another history goes; then extents are pulled (rule N4).
+    fn on_snapshot_list(&mut self, id: PullId, reply: SnapshotList, now: Moment) -> Result<(), Fatal> {
+        let Some(replica) = self.pulls.pulls.get(&id).map(|pull| pull.replica) else { return Ok(()) };
+        let own = self.snapshots_of(replica);
+        let kept = self.kept.get(&replica);
+        let is_wanted = |snapshot| kept.is_none_or(|kept| kept.wants(snapshot));
+        let Some(pull) = self.pulls.pulls.get_mut(&id) else { return Ok(()) };
+        let Work::Resync(puller) = &mut pull.work else { return Ok(()) };
+        let stage = match puller.on_snapshots(reply, &own, is_wanted) {
+            Ok(Some(stage)) => stage,
+            Ok(None) => {
+                pull.resume_at = now + ASK_AGAIN;
+                return self.drive(id, now);
+            }
+            Err(error) => {
+                self.resync_broke(id, error);
+                return Ok(());
+            }
+        };
+        for snapshot in stage.delete {
+            self.engine.delete_snapshot(replica, snapshot)?;
+        }
+        let mut changed = match self.own_changes(replica, stage.since) {
+            Ok(changed) => changed,
+            Err(error) => {
+                let refusal = refusal_or_fatal(error)?;
+                self.fail_pull(id, refusal);
+                return Ok(());
+            }
+        };
+        // What is known to be damaged comes anew along with what has changed.
+        changed.extend(self.damages.of(replica));
+        if let Some(Pull { work: Work::Resync(puller), .. }) = self.pulls.pulls.get_mut(&id) {
+            puller.begin_stage(changed);
+        }
+        self.drive(id, now)
+    }
+
+    fn resync_broke(&mut self, id: PullId, error: PullError) {
+        let replica = self.pulls.pulls.get(&id).map(|pull| pull.replica).unwrap_or_default();
+        tracing::warn!(%replica, %error, "resync broke");
+        let refusal = match error {
+            PullError::Refused(Refusal::Disk) => Refusal::PeerDamaged,
+            PullError::Refused(refusal) => refusal,
+            PullError::LacksSnapshot => Refusal::LacksSnapshot,
+            PullError::Checksum(_) | PullError::Unexpected => Refusal::WrongState,
+        };
+        self.fail_pull(id, refusal);
     }
 
     pub(super) fn tick_pulls(&mut self, now: Moment) -> Result<(), Fatal> {
@@ -246,7 +276,10 @@ impl Node {
         let Some(pull) = self.pulls.by_replica.get(&id).copied() else { return Ok(()) };
         match self.pulls.pulls.get_mut(&pull).map(|pull| &mut pull.work) {
             Some(Work::Resync(puller)) if puller.order().mode == ResyncMode::Join => {
-                puller.wrote_live(offset, length);
+                if let Err(error) = puller.wrote_live(offset, length) {
+                    self.resync_broke(pull, error);
+                    return Ok(());
+                }
             }
             Some(Work::Repair(repairer)) => {
                 repairer.wrote_live(offset, length);
@@ -282,6 +315,16 @@ impl Node {
         loop {
             let Some(pull) = self.pulls.pulls.get_mut(&id) else { return Ok(()) };
             let Work::Resync(puller) = &mut pull.work else { return self.drive_repair(id, now) };
+            if let Some(due) = puller.snapshot_due() {
+                // N5: what was pulled is in the journal before it, what will be pulled, behind it.
+                if let Err(error) = self.engine.create_snapshot(pull.replica, due.id, due.seq) {
+                    let refusal = refusal_or_fatal(error)?;
+                    self.fail_pull(id, refusal);
+                    return Ok(());
+                }
+                tracing::info!(replica = %pull.replica, snapshot = %due.id, seq = %due.seq, "resync brought a snapshot");
+                puller.made_snapshot();
+            }
             if !pull.connected || now < pull.resume_at || self.pulls.allowance < EXTENT_BYTES {
                 break;
             }

@@ -1,6 +1,7 @@
 //! Reads: served inline from the page cache where that is possible, else by an I/O thread; always verified.
 
 use super::damage::extents;
+use super::snapshots::view;
 use super::{Fatal, Node, Output, refusal_or_fatal};
 use quoin_store::{Error, ExtentOutcome, ExtentPlan, ReadOutcome, ReadPlan, View};
 use quoin_types::{EXTENT_BYTES, ExtentIndex, ReplicaId, SessionId};
@@ -67,7 +68,7 @@ impl Node {
         if let Err(refusal) = self.may_pull(fetch) {
             return self.fetch_refused(session, fetch, refusal);
         }
-        match self.engine.read_extent(fetch.replica, View::Live, fetch.extent) {
+        match self.engine.read_extent(fetch.replica, view(fetch.view), fetch.extent) {
             Ok(plan) => self.start_read(ReadJob { session, plan: PendingPlan::Extent(*fetch, plan) }),
             Err(error) => {
                 let refusal = self.fetch_failed(fetch, error)?;
@@ -177,8 +178,17 @@ impl Node {
             Ok(ExtentOutcome::Mismatch { block, version }) => {
                 self.counters.damaged += 1;
                 let (id, extent) = (fetch.replica, fetch.extent);
-                let what = format!("block {block} (extent {extent}) of replica {id} is damaged");
-                self.found_damage(id, extent, Some(version), what);
+                match fetch.view {
+                    None => {
+                        let what = format!("block {block} (extent {extent}) of replica {id} is damaged");
+                        self.found_damage(id, extent, Some(version), what);
+                    }
+                    Some(snapshot) => {
+                        tracing::error!(replica = %id, %extent, %snapshot, %block, "a snapshot's block is damaged");
+                        // Perhaps the snapshot sees there what the replica is now.
+                        self.suspect(id, extent);
+                    }
+                }
                 Err(Refusal::Disk)
             }
             Err(error) => Err(self.fetch_failed(&fetch, error)?),

@@ -103,8 +103,7 @@ impl Node {
         self.counters.damaged += report.damaged.len() as u64;
         for damage in report.damaged {
             if damage.snapshot.is_some() {
-                // What a snapshot keeps is mended by its own verb, from a peer that has the same snapshot; no gateway makes
-                // snapshots yet. It must not be taken for what the replica is now.
+                // What only a snapshot keeps is named, not mended: it must not be taken for what the replica is now.
                 self.counters.damage_found += 1;
                 tracing::error!("{damage}");
                 continue;

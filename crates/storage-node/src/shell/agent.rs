@@ -2,14 +2,14 @@
 
 use super::{Shell, peer, start};
 use crate::config::Config;
-use crate::node::{Assignment, Wanted};
+use crate::node::{Assignment, KeptSnapshots, Wanted};
 use quoin_api::client::Managers;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_api::v1::{
     NodeHeartbeatRequest, RegisterNodeRequest, ReplicaAssignments, ReplicaState, ReportReplicasRequest,
     WatchReplicasRequest,
 };
-use quoin_types::{Generation, ReplicaId, SegmentId, VolumeId};
+use quoin_types::{Generation, ReplicaId, SegmentId, SnapshotId, VolumeId};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -212,6 +212,10 @@ fn parse(assignments: &ReplicaAssignments) -> Vec<Assignment> {
                 generation: Generation(assignment.generation),
                 segment_bytes: assignment.segment_bytes,
                 wanted,
+                snapshots: KeptSnapshots {
+                    ids: assignment.snapshots.iter().copied().map(SnapshotId).collect(),
+                    up_to: SnapshotId(assignment.snapshots_to),
+                },
             })
         })
         .collect()

@@ -1,6 +1,6 @@
 //! What can go wrong: machines, processes, and the ways between them.
 
-use super::{Event, World, new_machine};
+use super::{Event, MILLISECOND, World, new_machine};
 use quoin_types::Epoch;
 use quoin_wire::LeaseHolder;
 
@@ -29,6 +29,8 @@ impl World {
         self.node_machines[node].paused_until = 0;
         let now = self.clock(&self.node_machines[node]);
         self.nodes[node].start(now);
+        let delay = self.rng.below(20 * MILLISECOND);
+        self.later(delay, Event::Unwanted { node });
     }
 
     pub(crate) fn pause_node(&mut self, node: usize, time: u64) {

@@ -1,19 +1,21 @@
 //! The world: one queue of events in virtual time, machines with clocks of their own, and who is told what.
 
 mod faults;
+mod manager;
 mod network;
 
 use crate::checker::Checker;
 use crate::gateway::Gateway;
 use crate::node::{Effect, Node, Timer};
 use crate::rng::Rng;
+use manager::{Configuration, Report};
 use quoin_replication::Timing;
 use quoin_replication::replica::ReplicaMeta;
-use quoin_replication::writer::{SegmentConfig, VoterConfig};
-use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq};
+use quoin_replication::writer::SegmentConfig;
+use quoin_types::{Durability, Epoch, Generation, InstanceId, Moment, NodeId, SegmentId, Seq, SnapshotId};
 use quoin_wire::{EpochStart, LeaseHolder, Message};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
@@ -22,6 +24,8 @@ pub(crate) const MILLISECOND: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) voters: usize,
+    /// Nodes that are no members at first.
+    pub(crate) spares: usize,
     pub(crate) durability: Durability,
     pub(crate) retained_bytes_max: usize,
     /// The longest delay of a message.
@@ -34,6 +38,8 @@ pub(crate) struct Setup {
     pub(crate) chaos: u64,
     /// Between client requests, on average.
     pub(crate) request_gap: u64,
+    /// Snapshots in a thousand client requests.
+    pub(crate) snapshots: u64,
 }
 
 #[derive(Debug)]
@@ -54,6 +60,9 @@ enum Event {
     Restart { node: usize },
     Attach { void: Option<LeaseHolder> },
     Full { node: usize, full: bool },
+    Configure { gateway: usize, configuration: Configuration },
+    Report(Report),
+    Unwanted { node: usize },
 }
 
 /// Who handles an event: it waits while that one is paused.
@@ -101,8 +110,18 @@ pub(crate) struct World {
     full: Vec<bool>,
     pub(crate) clients_active: bool,
     pub(crate) attach_pending: bool,
+    pub(crate) configuration: Configuration,
+    /// The next node that was never a member.
+    next_spare: usize,
+    /// Whether two voters may become one (rule C3).
+    pub(crate) shrinks: bool,
     pub(crate) checker: Checker,
-    zero_numbers: BTreeMap<u64, u64>,
+    pub(crate) zero_numbers: BTreeMap<u64, u64>,
+    next_snapshot: u64,
+    /// Snapshots that the cluster manager has deleted.
+    pub(crate) unwanted: BTreeSet<SnapshotId>,
+    /// An epoch started from a mixed state, in which writes may be left that are in no history.
+    pub(crate) mixed_start: bool,
     histories: BTreeMap<u64, Vec<EpochStart>>,
     operations: HashMap<(u64, u64), (u64, u64)>,
     pub(crate) problem: Option<String>,
@@ -126,12 +145,17 @@ impl World {
     pub(crate) fn new(setup: Setup, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let segment = SegmentId::default();
-        let nodes: Vec<Node> = (0..setup.voters)
+        let count = setup.voters + setup.spares;
+        let nodes: Vec<Node> = (0..count)
             .map(|index| Node::new(index, ReplicaMeta::new(segment, Generation(1)), timing()))
             .collect();
-        let node_machines = (0..setup.voters).map(|_| new_machine(&mut rng)).collect();
+        let node_machines = (0..count).map(|_| new_machine(&mut rng)).collect();
+        let shrinks = rng.permille(300);
         let mut world = Self {
-            full: vec![false; setup.voters],
+            full: vec![false; count],
+            configuration: Configuration::new(setup.voters),
+            next_spare: setup.voters,
+            shrinks,
             setup,
             rng,
             now: MILLISECOND,
@@ -149,6 +173,9 @@ impl World {
             attach_pending: false,
             checker: Checker::default(),
             zero_numbers: BTreeMap::new(),
+            next_snapshot: 0,
+            unwanted: BTreeSet::new(),
+            mixed_start: false,
             histories: BTreeMap::new(),
             operations: HashMap::new(),
             problem: None,
@@ -189,9 +216,12 @@ impl World {
             Event::Hello { session } | Event::ToNode { session, .. } | Event::NodeSeesEnd { session } => {
                 Owner::Node(self.sessions[*session].node)
             }
-            Event::Timer { node, .. } => Owner::Node(*node),
+            Event::Timer { node, .. } | Event::Unwanted { node } => Owner::Node(*node),
             Event::Ask { to, .. } | Event::Answer { to, .. } => Owner::Node(*to),
-            Event::Restart { .. } | Event::Attach { .. } | Event::Full { .. } => Owner::World,
+            Event::Configure { gateway, .. } => Owner::Gateway(*gateway),
+            Event::Restart { .. } | Event::Attach { .. } | Event::Full { .. } | Event::Report(_) => {
+                Owner::World
+            }
         }
     }
 
@@ -266,6 +296,7 @@ impl World {
                     let now = self.gateway_clock(gateway);
                     self.gateways[gateway].heartbeat(now);
                     self.after_gateway(gateway);
+                    self.report(gateway);
                     self.later(20 * MILLISECOND, Event::Heartbeat { gateway });
                 }
             }
@@ -273,6 +304,9 @@ impl World {
             Event::Restart { node } => self.restart(node),
             Event::Attach { void } => self.attach(void),
             Event::Full { node, full } => self.set_full(node, full),
+            Event::Configure { gateway, configuration } => self.configure(gateway, &configuration),
+            Event::Report(report) => self.reported(&report),
+            Event::Unwanted { node } => self.tell_unwanted(node),
         }
     }
 
@@ -295,12 +329,40 @@ impl World {
             return;
         }
         let now = self.gateway_clock(gateway);
+        if self.rng.permille(self.setup.snapshots) {
+            self.change_snapshots(gateway, now);
+        }
         if self.gateways[gateway].outstanding() < self.gateways[gateway].outstanding_max {
             self.gateways[gateway].ask_something(&mut self.checker, &mut self.rng, self.now, now);
             self.after_gateway(gateway);
         }
         let gap = self.rng.below(2 * self.setup.request_gap);
         self.later(gap, Event::Client { gateway });
+    }
+
+    /// A snapshot is placed; now and then an older one is deleted, of which the nodes hear in their own time.
+    fn change_snapshots(&mut self, gateway: usize, now: Moment) {
+        // A learner pulls them one after the other, each with some questions: more would not fit into the time for healing.
+        if self.next_snapshot == 60 {
+            return;
+        }
+        self.next_snapshot += 1;
+        self.gateways[gateway].place_snapshot(SnapshotId(self.next_snapshot), now);
+        self.after_gateway(gateway);
+        if self.rng.permille(300) {
+            self.unwanted.insert(SnapshotId(self.rng.below(self.next_snapshot) + 1));
+            for node in 0..self.nodes.len() {
+                let delay = self.rng.below(100 * MILLISECOND);
+                self.later(delay, Event::Unwanted { node });
+            }
+        }
+    }
+
+    pub(crate) fn tell_unwanted(&mut self, node: usize) {
+        if self.nodes[node].up {
+            self.nodes[node].on_unwanted(&self.unwanted, &mut self.rng);
+            self.after_node(node, None);
+        }
     }
 
     /// Carries out what a gateway wants done, and looks at what it says.
@@ -379,17 +441,10 @@ impl World {
     pub(crate) fn attach(&mut self, void: Option<LeaseHolder>) {
         self.attach_pending = false;
         let index = self.gateways.len();
-        let voter = |node: usize| VoterConfig {
-            node: NodeId(node as u64),
-            name: format!("n{node}"),
-            address: String::new(),
-            replica: ReplicaId(node as u64),
-            role: quoin_types::ReplicaRole::Voter,
-        };
         let config = SegmentConfig {
             id: SegmentId::default(),
-            generation: Generation(1),
-            voters: (0..self.setup.voters).map(voter).collect(),
+            generation: Generation(self.configuration.generation),
+            voters: self.configuration.voters(),
             durability: self.setup.durability,
             epoch: Epoch(index as u64 + 1),
             instance: InstanceId([index as u8 + 1; 16]),
@@ -400,16 +455,16 @@ impl World {
         let machine = new_machine(&mut self.rng);
         self.gateway_machines.push(machine);
         let now = self.clock(&machine);
-        let mut gateway = Gateway::new(config, now);
+        let mut gateway = Gateway::new(config, self.nodes.len(), now);
         gateway.outbox.full.clone_from(&self.full);
         // Long tails that nobody acknowledges, followed by epochs with few writes, and the other way round.
         gateway.outstanding_max = self.rng.pick(&[2, 8, 8, 40]);
         if self.rng.permille(500) {
-            let local = NodeId(self.rng.below(self.setup.voters as u64));
+            let local = NodeId(self.rng.below(self.nodes.len() as u64));
             gateway.segment.set_local(local, true);
         }
         self.gateways.push(gateway);
-        for node in 0..self.setup.voters {
+        for node in 0..self.nodes.len() {
             let delay = self.delay();
             self.later(delay, Event::Connect { gateway: index, node });
         }
@@ -431,13 +486,15 @@ impl World {
         }
     }
 
-    /// The history that the last started epoch has, for the final checks.
-    pub(crate) fn last_history(&self) -> &[EpochStart] {
-        self.nodes[0].replica.meta().history.as_slice()
+    /// The members in the end.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Node> {
+        self.configuration.members.iter().map(|(node, _)| &self.nodes[*node])
     }
 
-    pub(crate) fn position_of(&self, node: usize) -> Seq {
-        self.nodes[node].replica.position()
+    /// The history that the last started epoch has, for the final checks, and its end.
+    pub(crate) fn last_history(&self) -> (&[EpochStart], Seq) {
+        let replica = &self.members().next().expect("a member").replica;
+        (replica.meta().history.as_slice(), replica.position())
     }
 }
 

@@ -75,6 +75,11 @@ impl World {
                 (write.epoch, write.seq, (write.offset, crate::store::block_value(&write.data)))
             }
             Message::Zero(zero) => (zero.epoch, zero.seq, (zero.offset, zero.length)),
+            Message::Snapshot(snapshot) => (snapshot.epoch, snapshot.seq, (u64::MAX, snapshot.snapshot.0)),
+            Message::StartEpoch(start) => {
+                self.mixed_start |= start.allow_mixed;
+                return;
+            }
             _ => return,
         };
         if *self.operations.entry((epoch.0, seq.0)).or_insert(content) != content {

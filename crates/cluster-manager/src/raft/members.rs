@@ -1,0 +1,121 @@
+//! Who the members are, and how that changes: one at a time, by raft's own entries.
+//!
+//! A new member is a learner first, whose word does not count, until it has nearly all of the log; so a member that was lost
+//! is replaced without a moment in which the empty one is needed for a majority.
+
+use super::consensus::{Consensus, MemberError};
+use super::pending::Asker;
+use super::store::StoreError;
+use prost::Message as _;
+use quoin_api::v1;
+use quoin_cluster::{Outcome, RequestId, apply};
+use quoin_types::Moment;
+use raft::eraftpb::{ConfChange, ConfChangeType, ConfChangeV2, Entry, EntryType};
+
+/// Entries that a learner may lack when it becomes a voter: what a busy second writes.
+const CAUGHT_UP_WITHIN: u64 = 100;
+
+/// One step of a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum MemberChange {
+    /// Takes in a member whose word does not count yet.
+    Learner { id: u64, address: String },
+    /// Lets a learner's word count.
+    Voter { id: u64 },
+    /// Lets a member go.
+    Gone { id: u64 },
+}
+
+/// How a member stands, to the leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Membership {
+    None,
+    /// Takes part without a vote. `ready`: it may be given one.
+    Learner {
+        ready: bool,
+    },
+    Voter,
+}
+
+impl Consensus {
+    /// How somebody stands. Known to the leader alone.
+    pub(crate) fn membership(&self, id: u64) -> Membership {
+        let raft = &self.node.raft;
+        let Some(progress) = raft.prs().get(id) else { return Membership::None };
+        if raft.prs().conf().voters().contains(id) {
+            return Membership::Voter;
+        }
+        let missing = raft.raft_log.committed.saturating_sub(progress.matched);
+        let ready = progress.recent_active && progress.matched > 0 && missing <= CAUGHT_UP_WITHIN;
+        Membership::Learner { ready }
+    }
+
+    /// How many members have a vote.
+    pub(crate) fn voters(&self) -> usize {
+        self.node.raft.prs().conf().voters().ids().iter().count()
+    }
+
+    /// Hands leadership to another member, if there is one.
+    pub(crate) fn step_aside(&mut self) {
+        self.hand_over();
+    }
+
+    /// Proposes one step. `asker` is told to try again while another one is under way.
+    pub(crate) fn change_member(
+        &mut self,
+        asker: Asker,
+        request: RequestId,
+        change: &MemberChange,
+        now: Moment,
+    ) {
+        let may = self.is_leading() && !self.node.raft.has_pending_conf();
+        let entry = to_entry(request, change);
+        if !may || self.node.propose_conf_change(Vec::new(), entry).is_err() {
+            return self.pending.refuse(asker);
+        }
+        self.pending.add_proposal(request, asker, now);
+    }
+
+    /// Carries out one step, here as at every member.
+    pub(super) fn apply_members(&mut self, entry: &Entry) -> Result<(), MemberError> {
+        let damaged = |_| StoreError::Damaged("a change of members");
+        let conf_state = if entry.get_entry_type() == EntryType::EntryConfChange {
+            let change = ConfChange::decode(entry.data.as_slice()).map_err(damaged)?;
+            let conf_state = self.node.apply_conf_change(&change)?;
+            self.note_change(&change)?;
+            conf_state
+        } else {
+            let change = ConfChangeV2::decode(entry.data.as_slice()).map_err(damaged)?;
+            self.node.apply_conf_change(&change)?
+        };
+        self.node.mut_store().set_conf_state(conf_state);
+        Ok(())
+    }
+
+    fn note_change(&mut self, change: &ConfChange) -> Result<(), MemberError> {
+        let damaged = |_| StoreError::Damaged("a change of members");
+        let about = v1::ManagerChange::decode(change.context.as_slice()).map_err(damaged)?;
+        let id = change.node_id;
+        let kind = ConfChangeType::try_from(change.change_type);
+        self.shared.change_state(|state| match kind {
+            Ok(ConfChangeType::AddLearnerNode) => apply::put_manager(state, id, &about.address),
+            Ok(ConfChangeType::RemoveNode) => apply::remove_manager(state, id),
+            Ok(ConfChangeType::AddNode) | Err(_) => {}
+        });
+        if let Ok(request) = about.request_id.as_slice().try_into() {
+            self.pending.answer(RequestId(request), &Ok(Outcome::Done));
+        }
+        Ok(())
+    }
+}
+
+fn to_entry(request: RequestId, change: &MemberChange) -> ConfChange {
+    let (kind, node_id, address) = match change {
+        MemberChange::Learner { id, address } => (ConfChangeType::AddLearnerNode, *id, address.clone()),
+        MemberChange::Voter { id } => (ConfChangeType::AddNode, *id, String::new()),
+        MemberChange::Gone { id } => (ConfChangeType::RemoveNode, *id, String::new()),
+    };
+    let about = v1::ManagerChange { request_id: request.0.to_vec(), address };
+    let (change_type, context) = (kind as i32, about.encode_to_vec());
+    ConfChange { change_type, node_id, context, ..ConfChange::default() }
+}
