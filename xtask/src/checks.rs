@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold, step by step, and one line that sums it up.
 
-use crate::{clock, lint, tools, workspace};
+use crate::{clock, lint, sim, tools, workspace};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ pub(crate) fn run() -> bool {
             }))
             .and(step("clippy", || check(workspace::run(&mut workspace::cargo(&CLIPPY)))))
             .and(step("unit and property tests", || tests(&mut workspace::cargo(&UNIT_TESTS), Times::Hidden)))
+            .and(step("simulator: known seeds and a thousand fresh ones", || check(sim::check())))
             .and(end_to_end());
     }
     println!("\n{} in all", minutes(begun.elapsed()));

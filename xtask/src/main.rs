@@ -5,7 +5,11 @@ mod checks;
 mod clock;
 mod history;
 mod lint;
+<<<<<<< HEAD
 mod mutants;
+=======
+mod sim;
+>>>>>>> c474fa4
 mod soak;
 mod tools;
 mod workspace;
@@ -22,6 +26,8 @@ usage: cargo xtask <chore>
   history judges what clients saw: `cargo xtask history check FILE`, one JSON object per operation
   mutants lets the simulator find deliberate bugs: `cargo xtask mutants [--only NAME] [--seeds N]`
   soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
+  sim     the whole cluster in one thread: `cargo xtask sim [--seed S | --seeds N | --minutes M] [--scenario F]
+          [--trace OUT] [--history OUT.jsonl]`
 ";
 
 const SOAK_MINUTES: u64 = 60;
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
         ["soak", "--minutes", minutes] if minutes.parse::<u64>().is_ok() => {
             soak::run(minutes.parse().unwrap_or(SOAK_MINUTES))
         }
+        ["sim", ref arguments @ ..] => checks::report("sim", || sim::run(arguments)),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             true

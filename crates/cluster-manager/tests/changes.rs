@@ -34,7 +34,8 @@ async fn abort_change(managers: &Managers) -> Result<v1::Volume, Status> {
 }
 
 async fn snapshot(managers: &Managers, name: &str) -> Result<v1::Snapshot, Status> {
-    let request = v1::CreateSnapshotRequest { volume: "vol1".to_owned(), name: name.to_owned() };
+    let request =
+        v1::CreateSnapshotRequest { volume: "vol1".to_owned(), name: name.to_owned(), no_wait: false };
     managers.cluster(async |mut client| Ok(client.create_snapshot(request.clone()).await?.into_inner())).await
 }
 

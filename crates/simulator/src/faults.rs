@@ -74,7 +74,11 @@ impl World {
         self.carry_out_fault(kind, node, gateway, time);
         let is_grave = matches!(
             kind,
-            Kind::KillAll | Kind::PowerAllNodes | Kind::PowerEverything | Kind::SplitTakeOver | Kind::IsolateNode
+            Kind::KillAll
+                | Kind::PowerAllNodes
+                | Kind::PowerEverything
+                | Kind::SplitTakeOver
+                | Kind::IsolateNode
         );
         // Now and then there is time to come to: faults upon faults show little but that nothing works.
         let pause = if is_grave { 700 } else { 60 };

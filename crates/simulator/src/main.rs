@@ -1,7 +1,7 @@
 //! `quoin-sim`: runs seeds, and says how to repeat the one that failed. `cargo xtask sim` builds and runs it.
 
 use quoin_simulator::{Run, Scenario, Trace};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ struct Arguments {
     trace: Option<PathBuf>,
     history: Option<PathBuf>,
     verbose: bool,
+    /// A file of scenarios with seeds.
+    regressions: Option<PathBuf>,
 }
 
 fn parse() -> Option<Arguments> {
@@ -33,6 +35,7 @@ fn parse() -> Option<Arguments> {
             "--scenario" => arguments.scenario = Some(words.next()?),
             "--trace" => arguments.trace = Some(words.next()?.into()),
             "--history" => arguments.history = Some(words.next()?.into()),
+            "--regressions" => arguments.regressions = Some(words.next()?.into()),
             "--verbose" => arguments.verbose = true,
             _ => return None,
         }
@@ -40,7 +43,10 @@ fn parse() -> Option<Arguments> {
     Some(arguments)
 }
 
-#[expect(clippy::disallowed_methods, reason = "real time bounds how long it runs, and is told; no run sees it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "real time bounds how long it runs, and is told; no run sees it"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -63,7 +69,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run_all(&arguments, &scenario) {
+    let done = match &arguments.regressions {
+        Some(path) => run_known(&arguments, path),
+        None => run_all(&arguments, &scenario),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -71,6 +81,25 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The seeds that once found something.
+fn run_known(arguments: &Arguments, path: &Path) -> std::io::Result<bool> {
+    let text = std::fs::read_to_string(path)?;
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let known = line.split_once(' ').and_then(|(name, seed)| {
+            let scenario = Scenario::named(name).ok()?;
+            Some((scenario, seed.trim().parse().ok()?))
+        });
+        let Some((scenario, seed)) = known else {
+            return Err(std::io::Error::other(format!("{line:?} is no scenario with a seed")));
+        };
+        let one = Arguments { seed: Some(seed), verbose: arguments.verbose, ..Arguments::default() };
+        if !run_all(&one, &scenario)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn run_all(arguments: &Arguments, scenario: &Scenario) -> std::io::Result<bool> {

@@ -77,6 +77,9 @@ fn live(world: &mut World, healed_ns: &mut Nanos) -> Result<(), String> {
     until(world, HEALING_MAX, "not everything works again", is_well)?;
     world.workload.active = false;
     until(world, HEALING_MAX, "not everything is quiet", is_quiet)?;
+    if world.setup.scrub_bytes_per_second.is_some() {
+        mend(world)?;
+    }
     last_round(world)
 }
 
@@ -121,6 +124,21 @@ fn is_quiet(world: &mut World) -> bool {
     is_well(world) && world.clients.iter().all(|client| client.is_idle())
 }
 
+/// Every disk is looked at as a whole, and no damage is left.
+fn mend(world: &mut World) -> Result<(), String> {
+    let laps = |world: &World| -> Vec<u64> {
+        world.nodes.iter().map(|node| node.node.as_ref().map_or(0, |node| node.scrub_laps().0)).collect()
+    };
+    let before = laps(world);
+    until(world, HEALING_MAX, "damage is left", |world| {
+        let looked_at = laps(world).iter().zip(&before).all(|(now, then)| *now >= then + 2);
+        let is_whole = |process: &crate::world::NodeProcess| {
+            process.node.as_ref().is_some_and(|node| node.damaged_extents() == 0)
+        };
+        looked_at && world.nodes.iter().all(is_whole)
+    })
+}
+
 /// Nothing is under way on any disk, and all replicas of a segment are at one position.
 fn at_rest(world: &mut World) -> bool {
     let Some(volume) = world.manager.volume() else { return false };
@@ -157,7 +175,9 @@ fn describe(world: &World) -> String {
         .flatten()
         .flat_map(|report| &report.replicas)
         .filter(|replica| replica.health != VoterHealth::InSync || !replica.whole)
-        .map(|replica| format!("{} on {}: {:?} whole {}", replica.replica, replica.node, replica.health, replica.whole))
+        .map(|replica| {
+            format!("{} on {}: {:?} whole {}", replica.replica, replica.node, replica.health, replica.whole)
+        })
         .collect();
     let nodes: Vec<String> = world
         .nodes
@@ -181,9 +201,16 @@ fn describe(world: &World) -> String {
         .flat_map(|(process, node)| {
             node.engine().replicas().map(move |(id, view)| {
                 let durable = node.engine().durable();
-                format!("{id} on {} at {} durable {durable} quiet {}", process.index, view.position, process.is_quiet())
+                format!(
+                    "{id} on {} at {} durable {durable} quiet {}",
+                    process.index,
+                    view.position,
+                    process.is_quiet()
+                )
             })
         })
         .collect();
-    format!("gateway {gateway} {availability:?}, positions {positions:?}, replicas {replicas:?}, nodes {nodes:?}, clients {clients:?}")
+    format!(
+        "gateway {gateway} {availability:?}, positions {positions:?}, replicas {replicas:?}, nodes {nodes:?}, clients {clients:?}"
+    )
 }

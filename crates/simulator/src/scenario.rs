@@ -51,13 +51,7 @@ const FAMILIES: [(&str, &[Kind]); 7] = [
     ("calm", &[]),
     (
         "network",
-        &[
-            Kind::BreakConnections,
-            Kind::Partition,
-            Kind::OneWayPartition,
-            Kind::IsolateNode,
-            Kind::SlowLink,
-        ],
+        &[Kind::BreakConnections, Kind::Partition, Kind::OneWayPartition, Kind::IsolateNode, Kind::SlowLink],
     ),
     ("crashes", &[Kind::KillNode, Kind::KillGateway, Kind::KillAll]),
     ("pauses", &[Kind::PauseNode, Kind::PauseGateway, Kind::HangDisk, Kind::SlowDisk]),
@@ -91,7 +85,12 @@ impl Scenario {
             "power" => POWER.to_vec(),
             name => match FAMILIES.iter().find(|(family, _)| *family == name) {
                 Some((_, kinds)) => kinds.iter().map(|kind| (*kind, 4)).collect(),
-                None => return Err(format!("there is no scenario {name}; there are {}", Self::names().join(", "))),
+                None => {
+                    return Err(format!(
+                        "there is no scenario {name}; there are {}",
+                        Self::names().join(", ")
+                    ));
+                }
             },
         };
         let replicas = match name {
@@ -105,6 +104,11 @@ impl Scenario {
     pub fn names() -> Vec<&'static str> {
         let families = FAMILIES.iter().map(|(name, _)| *name);
         ["default", "power"].into_iter().chain(families).collect()
+    }
+
+    /// Whether bits may flip: then every disk is scrubbed.
+    pub(crate) fn has_rot(&self) -> bool {
+        self.weights.iter().any(|(kind, _)| *kind == Kind::Rot)
     }
 
     /// Its name.

@@ -81,7 +81,11 @@ impl Setup {
             retained_bytes_max: random.pick(&[64 << 10, 256 << 10, 4 << 20]),
             capacity_bytes: random.pick(&[64 << 20, 64 << 20, 8 << 20]),
             resync_bytes_per_second: random.pick(&[None, Some(4 << 20)]),
-            scrub_bytes_per_second: random.pick(&[None, Some(1 << 20)]),
+            scrub_bytes_per_second: if scenario.has_rot() {
+                Some(8 << 20)
+            } else {
+                random.pick(&[None, Some(1 << 20)])
+            },
             delay: random.pick(&[
                 (20 * MICROSECOND, 60 * MICROSECOND),
                 (50 * MICROSECOND, 500 * MICROSECOND),

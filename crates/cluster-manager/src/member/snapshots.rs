@@ -8,7 +8,7 @@ use quoin_cluster::codec::snapshot;
 use quoin_cluster::{Command, Outcome, Refusal, SnapshotState};
 use quoin_types::SnapshotId;
 
-/// Answered when the snapshot is ready, or, when the time is up, with how far it is.
+/// Answered when the snapshot is ready, or, when the time is up or nobody wants to wait, with how far it is.
 pub(super) fn create(
     asked: &v1::CreateSnapshotRequest,
     point: Point,
@@ -25,7 +25,7 @@ pub(super) fn create(
     let volume = cx.state.volume_named(&asked.volume);
     let known = volume.and_then(|volume| volume.snapshots.iter().find(|snapshot| snapshot.id == id));
     let known = known.ok_or(Refusal::SnapshotEnded)?;
-    if known.state != SnapshotState::Ready && cx.has_time_for(TIME_TO_ANSWER) {
+    if known.state != SnapshotState::Ready && !asked.no_wait && cx.has_time_for(TIME_TO_ANSWER) {
         return Ok(Step::Wait(Until::Taken(id)));
     }
     Ok(Step::Answer(snapshot::to_message(known).into()))

@@ -119,3 +119,46 @@ fn to_entry(request: RequestId, change: &MemberChange) -> ConfChange {
     let (change_type, context) = (kind as i32, about.encode_to_vec());
     ConfChange { change_type, node_id, context, ..ConfChange::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::raft::InboundMessage;
+    use crate::shared::Shared;
+    use quoin_disk::MemDir;
+    use raft::eraftpb::{Message, MessageType};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// An old leader may still have its first entry, and offer it: the first members stand before it.
+    #[test]
+    fn a_member_that_is_taken_in_does_not_go_by_the_entries_alone() {
+        let shared = Arc::new(Shared::new(Duration::from_secs(1), Metrics::new().0));
+        let mut joiner = Consensus::open(4, &[], 7, &MemDir::new(), shared.clone()).unwrap();
+        let taken_in = to_entry(RequestId([1; 16]), &MemberChange::Voter { id: 4 });
+        let entry = Entry {
+            entry_type: EntryType::EntryConfChange as i32,
+            term: 1,
+            index: 1,
+            data: taken_in.encode_to_vec(),
+            ..Entry::default()
+        };
+        let message = Message {
+            msg_type: MessageType::MsgAppend as i32,
+            from: 1,
+            to: 4,
+            term: 1,
+            entries: vec![entry],
+            commit: 1,
+            ..Message::default()
+        };
+        joiner.on_message(InboundMessage(message), Moment::ZERO);
+        for _ in 0..50 {
+            joiner.tick(Moment::ZERO);
+            joiner.advance(Moment::ZERO, &mut |_| {}).unwrap();
+        }
+        assert!(!shared.leadership.borrow().leading, "it took itself for the only member");
+        assert_eq!(shared.applied.borrow().index, 0);
+    }
+}

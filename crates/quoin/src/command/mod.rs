@@ -1,18 +1,25 @@
 //! The commands, one file each. Each asks, and hands back what is to be printed.
 
+pub(crate) mod change;
 pub(crate) mod disk;
 pub(crate) mod disk_check;
 pub(crate) mod disk_dump;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
+pub(crate) mod snapshot_create;
+pub(crate) mod snapshot_delete;
+pub(crate) mod snapshot_list;
 pub(crate) mod status;
+pub(crate) mod volume_abort_change;
 pub(crate) mod volume_create;
 pub(crate) mod volume_delete;
 pub(crate) mod volume_list;
+pub(crate) mod volume_move;
 pub(crate) mod volume_resize;
+pub(crate) mod volume_set_replicas;
 pub(crate) mod volume_show;
 
-use crate::cli::{Cli, ClientArgs, Command, DiskCommand, NodeCommand, VolumeCommand};
+use crate::cli::{Cli, ClientArgs, Command, DiskCommand, NodeCommand, SnapshotCommand, VolumeCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::view::Report;
@@ -42,6 +49,14 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
             VolumeCommand::Show(args) => volume_show::run(client, args).await,
             VolumeCommand::Delete(args) => volume_delete::run(client, args).await,
             VolumeCommand::Resize(args) => volume_resize::run(client, args).await,
+            VolumeCommand::Move(args) => volume_move::run(client, args).await,
+            VolumeCommand::SetReplicas(args) => volume_set_replicas::run(client, args).await,
+            VolumeCommand::AbortChange(args) => volume_abort_change::run(client, args).await,
+        }),
+        Command::Snapshot(args) => answer(&args.client, async |client| match args.command {
+            SnapshotCommand::Create(args) => snapshot_create::run(client, args).await,
+            SnapshotCommand::List(args) => snapshot_list::run(client, args).await,
+            SnapshotCommand::Delete(args) => snapshot_delete::run(client, args).await,
         }),
         Command::Node(args) => answer(&args.client, async |client| match args.command {
             NodeCommand::List => node_list::run(client).await,

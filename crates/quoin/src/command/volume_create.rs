@@ -31,6 +31,9 @@ pub(crate) struct CreateArgs {
     /// How many copies it has, each on another storage node
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=REPLICAS_MAX as i64))]
     replicas: u32,
+    /// 1: when one of two copies is lost for a while, go on with the other one alone [default: a majority]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=REPLICAS_MAX as i64))]
+    min_replicas: Option<u32>,
     /// When a plain write is acknowledged: `flush`, or `write-through`
     #[arg(long, default_value_t)]
     durability: Durability,
@@ -55,6 +58,7 @@ async fn create(client: &Client, args: &CreateArgs) -> Result<Volume, Failure> {
         replicas: args.replicas,
         durability: v1::Durability::from(args.durability).into(),
         segment_bytes: 0,
+        min_replicas: args.min_replicas.unwrap_or(0),
     };
     let mut volume = request_once(client, &request).await?;
     while volume.state() != VolumeState::Ready {
@@ -83,6 +87,7 @@ async fn request_once(client: &Client, request: &CreateVolumeRequest) -> Result<
             let found = volume_show::get(client, &request.name).await?;
             let is_alike = found.size_bytes == request.size_bytes
                 && found.replicas == request.replicas
+                && found.min_replicas == request.min_replicas
                 && found.durability == request.durability;
             if tries > 1 && is_alike {
                 return Ok(found);

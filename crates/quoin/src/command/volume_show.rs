@@ -9,7 +9,7 @@ use clap::Args;
 use quoin_api::v1::{GetVolumeRequest, Volume};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use tonic::Code;
+use tonic::{Code, Status};
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
@@ -22,7 +22,7 @@ pub(crate) async fn run(client: &Client, args: ShowArgs) -> Result<Report, Failu
     let nodes = node_list::all(client).await?;
     let names: BTreeMap<u64, String> = nodes.into_iter().map(|node| (node.id, node.name)).collect();
     let paint = client.paint;
-    let mut text = table::fields(&[
+    let mut fields = vec![
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),
         ("size", Size(volume.size_bytes).to_string()),
@@ -32,10 +32,16 @@ pub(crate) async fn run(client: &Client, args: ShowArgs) -> Result<Report, Failu
         ("state", table::volume_state(&volume, paint)),
         ("epoch", volume.epoch.to_string()),
         ("attached to", table::attachment(&volume, paint)),
-    ]);
+    ];
+    fields.extend(status::change(&volume).map(|words| ("changing", words)));
+    let mut text = table::fields(&fields);
     text.push_str("copies\n");
     for line in status::copies(&volume, &names, paint) {
         writeln!(text, "  {line}").expect("writing to a String cannot fail");
+    }
+    if !volume.snapshots.is_empty() {
+        text.push_str("snapshots\n");
+        text.push_str(&table::snapshots(std::slice::from_ref(&volume), paint, 2));
     }
     Ok(Report::new(text, json::Volume::from(&volume)))
 }
@@ -50,6 +56,13 @@ pub(crate) async fn get(client: &Client, name: &str) -> Result<Volume, Failure> 
         Err(status) if status.code() == Code::NotFound => Err(not_found(client, name).await),
         Err(status) => Err(client.failure(&status)),
     }
+}
+
+/// What a refusal means, about a volume that may have been misspelt.
+pub(crate) async fn refused(client: &Client, name: &str, status: &Status) -> Failure {
+    let is_unknown = status.code() == Code::NotFound
+        && status.message().starts_with(&format!("there is no volume `{name}`"));
+    if is_unknown { not_found(client, name).await } else { client.failure(status) }
 }
 
 /// That there is no such volume, with those that there are: most often the name was misspelt.

@@ -150,7 +150,7 @@ impl BringUp {
             size_bytes: self.size.0,
             replicas: u32::try_from(nodes.min(3)).unwrap_or(3),
             durability: v1::Durability::from(self.state.durability()).into(),
-            segment_bytes: 0,
+            ..CreateVolumeRequest::default()
         };
         let ask = async |mut cluster: v1::cluster_client::ClusterClient<_>| {
             Ok(cluster.create_volume(request.clone()).await?.into_inner())

@@ -13,12 +13,39 @@ pub(crate) struct Volume {
     size_bytes: u64,
     segment_bytes: u64,
     replicas: u32,
+    min_replicas: Option<u32>,
     durability: &'static str,
     state: &'static str,
     epoch: u64,
     revision: u64,
     attachment: Option<Attachment>,
     segments: Vec<Segment>,
+    snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot, as `snapshot list` has it.
+#[derive(Serialize)]
+pub(crate) struct Snapshot {
+    id: u64,
+    volume: String,
+    name: String,
+    state: &'static str,
+    epoch: u64,
+    size_bytes: u64,
+}
+
+impl Snapshot {
+    /// The snapshot of that volume.
+    pub(crate) fn of(volume: &str, snapshot: &v1::Snapshot) -> Self {
+        Self {
+            id: snapshot.id,
+            volume: volume.to_owned(),
+            name: snapshot.name.clone(),
+            state: words::snapshot_state(snapshot.state()),
+            epoch: snapshot.epoch,
+            size_bytes: snapshot.size_bytes,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -30,6 +57,7 @@ struct Attachment {
     clients: u32,
     available: bool,
     detail: String,
+    steward: bool,
 }
 
 #[derive(Serialize)]
@@ -37,6 +65,14 @@ struct Segment {
     index: u32,
     generation: u64,
     replicas: Vec<Replica>,
+    change: Option<Change>,
+}
+
+#[derive(Serialize)]
+struct Change {
+    add: Vec<u64>,
+    remove: Vec<u64>,
+    stage: &'static str,
 }
 
 #[derive(Serialize)]
@@ -45,6 +81,7 @@ struct Replica {
     node: u64,
     disk: String,
     state: &'static str,
+    role: &'static str,
     health: &'static str,
     resync_done_bytes: u64,
     resync_total_bytes: u64,
@@ -60,12 +97,14 @@ impl From<&v1::Volume> for Volume {
             size_bytes: volume.size_bytes,
             segment_bytes: volume.segment_bytes,
             replicas: volume.replicas,
+            min_replicas: Some(volume.min_replicas).filter(|min| *min > 0),
             durability: volume.durability().or_default().name(),
             state: words::volume_state(volume.state()),
             epoch: volume.epoch,
             revision: volume.revision,
             attachment: volume.attachment.as_ref().map(Attachment::from),
             segments: volume.segments.iter().map(Segment::from).collect(),
+            snapshots: volume.snapshots.iter().map(|s| Snapshot::of(&volume.name, s)).collect(),
         }
     }
 }
@@ -80,6 +119,7 @@ impl From<&v1::Attachment> for Attachment {
             clients: attachment.clients,
             available: attachment.available,
             detail: attachment.detail.clone(),
+            steward: attachment.steward,
         }
     }
 }
@@ -87,7 +127,12 @@ impl From<&v1::Attachment> for Attachment {
 impl From<&v1::Segment> for Segment {
     fn from(segment: &v1::Segment) -> Self {
         let replicas = segment.replicas.iter().map(Replica::from).collect();
-        Self { index: segment.index, generation: segment.generation, replicas }
+        let change = segment.change.as_ref().map(|change| Change {
+            add: change.add.clone(),
+            remove: change.remove.clone(),
+            stage: if change.joint { "joint" } else { "filling" },
+        });
+        Self { index: segment.index, generation: segment.generation, replicas, change }
     }
 }
 
@@ -98,6 +143,7 @@ impl From<&v1::Replica> for Replica {
             node: replica.node,
             disk: hex::encode(&replica.disk),
             state: words::replica_state(replica.state()),
+            role: words::replica_role(replica.role()),
             health: words::replica_health(replica.health()),
             resync_done_bytes: replica.resync_done_bytes,
             resync_total_bytes: replica.resync_total_bytes,
@@ -256,7 +302,7 @@ impl From<&v1::ClusterStatus> for Status {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::tests::{a_node, a_status, a_volume};
+    use super::super::words::tests::{a_changing_volume, a_node, a_status, a_volume};
     use super::*;
 
     fn keys(value: &serde_json::Value) -> Vec<&str> {
@@ -275,12 +321,14 @@ mod tests {
                 "durability",
                 "epoch",
                 "id",
+                "min_replicas",
                 "name",
                 "replicas",
                 "revision",
                 "segment_bytes",
                 "segments",
                 "size_bytes",
+                "snapshots",
                 "state"
             ]
         );
@@ -302,9 +350,17 @@ mod tests {
                 "resync_bytes_per_second",
                 "resync_done_bytes",
                 "resync_total_bytes",
+                "role",
                 "state"
             ]
         );
+        assert_eq!(keys(&json["segments"][0]), ["change", "generation", "index", "replicas"]);
+        assert!(json["segments"][0]["change"].is_null() && json["min_replicas"].is_null());
+        assert_eq!(keys(&json["snapshots"][0]), ["epoch", "id", "name", "size_bytes", "state", "volume"]);
+        assert_eq!((&json["attachment"]["steward"], &replica["role"]), (&false.into(), &"voter".into()));
+        let changing = serde_json::to_value(Volume::from(&a_changing_volume())).unwrap();
+        let change = &changing["segments"][0]["change"];
+        assert_eq!(*change, serde_json::json!({ "add": [14], "remove": [13], "stage": "filling" }));
         let detached = v1::Volume { attachment: None, ..a_volume() };
         assert!(serde_json::to_value(Volume::from(&detached)).unwrap()["attachment"].is_null());
     }

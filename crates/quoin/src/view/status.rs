@@ -4,7 +4,7 @@ use super::paint::{Mood, Paint};
 use super::{table, words};
 use crate::units::duration::human;
 use crate::units::size::Size;
-use quoin_api::v1::{ClusterStatus, ReplicaHealth, Volume};
+use quoin_api::v1::{ClusterStatus, ReplicaHealth, ReplicaRole, Volume};
 use quoin_types::hex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +21,9 @@ pub(crate) fn render(status: &ClusterStatus, paint: Paint) -> String {
     push_section(&mut text, paint, "gateways", "", &gateways(status, paint));
     push_section(&mut text, paint, "volumes", "", &table::volumes(&status.volumes, paint, 2));
     for volume in &status.volumes {
-        writeln!(text, "\n{}", paint.heading(&format!("copies of {}", volume.name))).expect("String");
+        let change = change(volume).map(|words| format!("  {}", paint.mood(Mood::Watch, &words)));
+        let heading = paint.heading(&format!("copies of {}", volume.name));
+        writeln!(text, "\n{heading}{}", change.unwrap_or_default()).expect("String");
         for line in copies(volume, &names, paint) {
             writeln!(text, "  {line}").expect("String");
         }
@@ -108,11 +110,26 @@ struct Group {
     detail: String,
 }
 
-/// One line for each node and health, the worst first: a volume of 4,000 segments still fits a screen.
+/// How far a change of the volume's copies is, if there is one.
+pub(crate) fn change(volume: &Volume) -> Option<String> {
+    let (mut filling, mut joint) = (0, 0);
+    for change in volume.segments.iter().filter_map(|segment| segment.change.as_ref()) {
+        if change.joint { joint += 1 } else { filling += 1 }
+    }
+    let segments = |count| words::count(count, "segment", "segments");
+    match (filling, joint) {
+        (0, 0) => None,
+        (_, 0) => Some(format!("new copies are being filled ({})", segments(filling))),
+        (0, _) => Some(format!("new copies take over ({})", segments(joint))),
+        _ => Some(format!("new copies are being filled ({}) and take over ({joint})", segments(filling))),
+    }
+}
+
+/// One line for each node, role and health, the worst first: a volume of 4,000 segments still fits a screen.
 pub(crate) fn copies(volume: &Volume, names: &BTreeMap<u64, String>, paint: Paint) -> Vec<String> {
-    let mut groups: BTreeMap<(u8, u64, i32), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(u8, u64, i32, i32), Group> = BTreeMap::new();
     for replica in volume.segments.iter().flat_map(|segment| &segment.replicas) {
-        let key = (severity(replica.health()), replica.node, replica.health);
+        let key = (severity(replica.health()), replica.node, replica.health, replica.role);
         let group = groups.entry(key).or_default();
         group.replicas += 1;
         group.done_bytes += replica.resync_done_bytes;
@@ -125,15 +142,21 @@ pub(crate) fn copies(volume: &Volume, names: &BTreeMap<u64, String>, paint: Pain
     let many_segments = volume.segments.len() > 1;
     groups
         .into_iter()
-        .map(|((_, node, health), group)| {
+        .map(|((_, node, health, role), group)| {
             let name = names.get(&node).cloned().unwrap_or_else(|| format!("node {node}"));
             let health = ReplicaHealth::try_from(health).unwrap_or(ReplicaHealth::Unknown);
             let (mood, words) = describe(health, &group, volume.attachment.is_some());
+            let part = match ReplicaRole::try_from(role) {
+                Ok(ReplicaRole::Learner) => "new, ",
+                Ok(ReplicaRole::Incoming) => "takes over, ",
+                Ok(ReplicaRole::Outgoing) => "leaves, ",
+                Ok(ReplicaRole::Voter | ReplicaRole::Unspecified) | Err(_) => "",
+            };
             let count = match many_segments {
                 true => format!("  {}", words::count(group.replicas, "segment", "segments")),
                 false => String::new(),
             };
-            format!("{name}{count}  {}", paint.mood(mood, &words))
+            format!("{name}{count}  {part}{}", paint.mood(mood, &words))
         })
         .collect()
 }
@@ -186,7 +209,7 @@ fn catching_up(group: &Group) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words::tests::{a_status, a_volume};
+    use super::super::words::tests::{a_changing_volume, a_status, a_volume};
     use super::*;
 
     #[test]
@@ -200,6 +223,23 @@ mod tests {
                 "node-1  in sync",
             ]
         );
+    }
+
+    #[test]
+    fn a_change_is_told_with_its_progress() {
+        let mut volume = a_changing_volume();
+        let lines = copies(&volume, &BTreeMap::new(), Paint::none());
+        assert_eq!(lines[2], "node 4  new, catching up 25 % (25 MiB of 100 MiB, 19 MiB/s, 4 s left)");
+        assert_eq!(change(&volume).unwrap(), "new copies are being filled (1 segment)");
+        volume.segments[0].change.as_mut().unwrap().joint = true;
+        volume.segments[0].replicas[2].set_role(ReplicaRole::Outgoing);
+        assert_eq!(change(&volume).unwrap(), "new copies take over (1 segment)");
+        let lines = copies(&volume, &BTreeMap::new(), Paint::none());
+        assert_eq!(lines[0], "node 3  leaves, missing: connection refused");
+        assert_eq!(change(&a_volume()), None);
+        let status = ClusterStatus { volumes: vec![volume], ..a_status() };
+        let text = render(&status, Paint::none());
+        assert!(text.contains("copies of vol1  new copies take over (1 segment)"), "{text}");
     }
 
     #[test]

@@ -116,6 +116,26 @@ pub(crate) fn volumes(volumes: &[v1::Volume], paint: Paint, indent: usize) -> St
     table(&heading, rows, indent, "no volumes: `quoin volume create NAME --size 10GiB` makes one")
 }
 
+/// A table of the snapshots of these volumes.
+pub(crate) fn snapshots(volumes: &[v1::Volume], paint: Paint, indent: usize) -> String {
+    let row = |volume: &v1::Volume, snapshot: &v1::Snapshot| {
+        let mood = if snapshot.state() == v1::SnapshotState::Ready { Mood::Good } else { Mood::Watch };
+        vec![
+            snapshot.id.to_string(),
+            volume.name.clone(),
+            snapshot.name.clone(),
+            Size(snapshot.size_bytes).to_string(),
+            paint.mood(mood, words::snapshot_state(snapshot.state())),
+        ]
+    };
+    let of = |volume: &v1::Volume| -> Vec<Vec<String>> {
+        volume.snapshots.iter().map(|snapshot| row(volume, snapshot)).collect()
+    };
+    let rows = volumes.iter().flat_map(of).collect();
+    let empty = "no snapshots: `quoin snapshot create VOLUME NAME` takes one";
+    table(&["ID", "VOLUME", "NAME", "SIZE", "STATE"], rows, indent, empty)
+}
+
 /// A volume's state, coloured.
 pub(crate) fn volume_state(volume: &v1::Volume, paint: Paint) -> String {
     let mood = if volume.state() == v1::VolumeState::Ready { Mood::Good } else { Mood::Watch };
@@ -125,6 +145,9 @@ pub(crate) fn volume_state(volume: &v1::Volume, paint: Paint) -> String {
 /// Which gateway has the volume, and whether it can serve it.
 pub(crate) fn attachment(volume: &v1::Volume, paint: Paint) -> String {
     let Some(attachment) = &volume.attachment else { return "-".to_owned() };
+    if attachment.steward {
+        return format!("{} (steward: repairs it, nobody uses it)", attachment.gateway);
+    }
     let clients = words::count(attachment.clients as usize, "client", "clients");
     let mut text = format!("{} ({clients})", attachment.gateway);
     if !attachment.available {
@@ -171,5 +194,15 @@ mod tests {
         attached.detail = "node-2 and node-3 are missing".to_owned();
         let text = attachment(volume, Paint::none());
         assert_eq!(text, "gateway-1 (1 client), waiting: node-2 and node-3 are missing");
+        volume.attachment.as_mut().unwrap().steward = true;
+        assert_eq!(attachment(volume, Paint::none()), "gateway-1 (steward: repairs it, nobody uses it)");
+    }
+
+    #[test]
+    fn snapshots_are_told_with_their_volume() {
+        let text = snapshots(&a_status().volumes, Paint::none(), 0);
+        let last = text.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(last, ["6", "vol1", "monday", "4", "GiB", "ready"]);
+        assert!(snapshots(&[], Paint::none(), 0).contains("quoin snapshot create"));
     }
 }

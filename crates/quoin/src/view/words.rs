@@ -1,6 +1,6 @@
 //! The names of states, for JSON (snake_case) and, with blanks for underscores, for people.
 
-use quoin_api::v1::{NodeHealth, ReplicaHealth, ReplicaState, VolumeState};
+use quoin_api::v1::{NodeHealth, ReplicaHealth, ReplicaRole, ReplicaState, SnapshotState, VolumeState};
 
 pub(crate) const fn volume_state(state: VolumeState) -> &'static str {
     match state {
@@ -27,6 +27,25 @@ pub(crate) const fn replica_health(health: ReplicaHealth) -> &'static str {
         ReplicaHealth::CatchingUp => "catching_up",
         ReplicaHealth::Missing => "missing",
         ReplicaHealth::Failed => "failed",
+    }
+}
+
+/// What a replica is in its segment's configuration. One that is only to be dropped is nothing.
+pub(crate) const fn replica_role(role: ReplicaRole) -> &'static str {
+    match role {
+        ReplicaRole::Unspecified => "none",
+        ReplicaRole::Voter => "voter",
+        ReplicaRole::Learner => "learner",
+        ReplicaRole::Incoming => "incoming",
+        ReplicaRole::Outgoing => "outgoing",
+    }
+}
+
+pub(crate) const fn snapshot_state(state: SnapshotState) -> &'static str {
+    match state {
+        SnapshotState::Unspecified => "unknown",
+        SnapshotState::Taking => "taking",
+        SnapshotState::Ready => "ready",
     }
 }
 
@@ -75,7 +94,7 @@ pub(crate) mod tests {
             replicas: 3,
             durability: v1::Durability::WriteThrough.into(),
             state: v1::VolumeState::Ready.into(),
-            segments: vec![v1::Segment { index: 0, generation: 1, replicas }],
+            segments: vec![v1::Segment { index: 0, generation: 1, replicas, change: None }],
             epoch: 2,
             attachment: Some(v1::Attachment {
                 gateway: "gateway-1".to_owned(),
@@ -86,8 +105,31 @@ pub(crate) mod tests {
                 ..v1::Attachment::default()
             }),
             revision: 9,
+            snapshots: vec![v1::Snapshot {
+                id: 6,
+                name: "monday".to_owned(),
+                state: v1::SnapshotState::Ready.into(),
+                epoch: 1,
+                size_bytes: 4 << 30,
+            }],
             ..v1::Volume::default()
         }
+    }
+
+    /// `vol1` while its copy on node 3 moves to node 4: a quarter of it is there.
+    pub(crate) fn a_changing_volume() -> v1::Volume {
+        let mut volume = a_volume();
+        let segment = &mut volume.segments[0];
+        segment.generation = 2;
+        segment.change = Some(v1::ReplicaChange { add: vec![14], remove: vec![13], joint: false });
+        segment.replicas.push(v1::Replica {
+            id: 14,
+            node: 4,
+            resync_done_bytes: 25 << 20,
+            role: v1::ReplicaRole::Learner.into(),
+            ..segment.replicas[1].clone()
+        });
+        volume
     }
 
     /// The online storage node `node-<id>`.

@@ -30,11 +30,6 @@ impl Positions {
         }
     }
 
-    /// The last durable position that a replica has told under an epoch.
-    pub(super) fn durable(&self, replica: ReplicaId, epoch: Epoch) -> Seq {
-        self.told.get(&(replica, epoch)).map_or(Seq::ZERO, |known| known.1)
-    }
-
     pub(super) fn acknowledged(
         &self,
         told: &Acknowledged<'_>,

@@ -12,7 +12,9 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
     let bound = world.setup.retained_bytes_max * segments * 2 + SLACK_BYTES;
     let most = world.network.queued_bytes_max;
     if most > bound {
-        return Err(format!("{most} bytes waited to be sent to one storage node; {bound} is the most there may be"));
+        return Err(format!(
+            "{most} bytes waited to be sent to one storage node; {bound} is the most there may be"
+        ));
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    pub(crate) fn new(durability: Durability) -> Self {
+    pub(crate) fn new(durability: Durability, bits_flip: bool) -> Self {
         Self {
             history: History::default(),
             durability,
@@ -73,7 +73,7 @@ impl Observer {
             positions: Positions::default(),
             unflushed: Unflushed::default(),
             writers: Writers::default(),
-            memory: Memory::default(),
+            memory: Memory::new(bits_flip),
             problem: None,
         }
     }
@@ -113,11 +113,17 @@ impl Observer {
     pub(crate) fn node_says(&mut self, process: &NodeProcess, message: &Message) {
         match message {
             Message::Positions(positions) => {
-                positions.replicas.iter().for_each(|position| self.positions.told(position));
+                for position in &positions.replicas {
+                    self.positions.told(position);
+                    self.memory.told(position);
+                }
+            }
+            Message::StartEpochReply(reply) if reply.result.is_ok() => {
+                self.memory.started(reply.replica, reply.epoch);
             }
             Message::OpenReply(reply) => {
                 let disk = process.node.as_ref().map(|node| node.identity().disk).unwrap_or_default();
-                let result = self.memory.opened(reply, disk, &self.positions);
+                let result = self.memory.opened(reply, disk);
                 self.note(result);
                 self.positions.opened(reply);
             }

@@ -12,14 +12,17 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
     for process in &world.nodes {
         let disk = process.disk.process_crash();
         let options = crate::world::OPTIONS;
-        engines.push(Engine::open(Arc::new(disk), None, BootId([0; 16]), options).ok().map(|(engine, _)| engine));
+        engines.push(
+            Engine::open(Arc::new(disk), None, BootId([0; 16]), options).ok().map(|(engine, _)| engine),
+        );
     }
     for (index, segment) in volume.segments.iter().enumerate() {
         let mut first: Option<(ReplicaId, Vec<ExtentContent>)> = None;
         for replica in &segment.replicas {
             let node = world.nodes.iter().position(|process| process.id() == replica.node);
             let engine = node.and_then(|node| engines[node].as_mut());
-            let engine = engine.ok_or_else(|| format!("the disk of replica {} cannot be opened", replica.id))?;
+            let engine =
+                engine.ok_or_else(|| format!("the disk of replica {} cannot be opened", replica.id))?;
             let content = content(engine, replica.id, volume.segment_bytes)?;
             match &first {
                 None => first = Some((replica.id, content)),
@@ -30,7 +33,11 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-fn content(engine: &mut Engine, replica: ReplicaId, segment_bytes: u64) -> Result<Vec<ExtentContent>, String> {
+fn content(
+    engine: &mut Engine,
+    replica: ReplicaId,
+    segment_bytes: u64,
+) -> Result<Vec<ExtentContent>, String> {
     let read = |engine: &mut Engine, extent| {
         let mut plan = engine.read_extent(replica, View::Live, extent)?;
         plan.run();
@@ -41,7 +48,9 @@ fn content(engine: &mut Engine, replica: ReplicaId, segment_bytes: u64) -> Resul
         match read(engine, ExtentIndex(extent as u32)) {
             Ok(ExtentOutcome::Data(content)) => extents.push(content),
             Ok(_) => return Err(format!("replica {replica} is damaged at extent {extent}")),
-            Err(error) => return Err(format!("replica {replica} cannot be read at extent {extent}: {error}")),
+            Err(error) => {
+                return Err(format!("replica {replica} cannot be read at extent {extent}: {error}"));
+            }
         }
     }
     Ok(extents)

@@ -308,7 +308,8 @@ impl World {
 
     /// Some cells of a block that is written in parts: the next such one.
     fn ask_part(&mut self, index: usize, block: u64, fua: bool) {
-        let block = (0..7).map(|step| block + step).find(|block| is_written_in_parts(*block)).unwrap_or(block);
+        let block =
+            (0..7).map(|step| block + step).find(|block| is_written_in_parts(*block)).unwrap_or(block);
         let cell = self.workload.random.below(CELLS);
         let cells = self.workload.random.between(1, CELLS - cell);
         let offset = block * BLOCK_BYTES + cell * CELL_BYTES;

@@ -178,7 +178,8 @@ impl World {
     fn judge_attachment(&mut self, index: usize) {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(export) = running.export.as_mut().filter(|export| !export.judged) else { return };
-        let Some(report) = running.core.reports().into_iter().find(|report| report.volume == export.id) else {
+        let Some(report) = running.core.reports().into_iter().find(|report| report.volume == export.id)
+        else {
             return;
         };
         // Only an attachment that began may have lost anything for good; while it may still begin it is looked at again.
@@ -218,7 +219,8 @@ impl World {
             match output {
                 Output::Send(node, message) => {
                     self.observer.gateway_says(&message);
-                    self.trace.line(self.now, || format!("gateway {index} to node {node}: {}", brief(&message)));
+                    self.trace
+                        .line(self.now, || format!("gateway {index} to node {node}: {}", brief(&message)));
                     let Some(running) = &self.gateways[index].running else { return };
                     if let Some(conn) = running.links.get(&node).filter(|link| link.up).and_then(|l| l.conn) {
                         outboxes.entry(conn).or_default().push(&message);
@@ -291,7 +293,9 @@ impl World {
 
     pub(super) fn gateway_connect(&mut self, index: usize, incarnation: u64, node: NodeId) {
         let process = &self.gateways[index];
-        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else { return };
+        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else {
+            return;
+        };
         let Some(link) = running.links.get(&node).filter(|link| link.conn.is_none()) else { return };
         let (Some(cluster), Ok(peer)) = (running.cluster, link.address.parse::<usize>()) else { return };
         let speaker = Speaker::Gateway(running.core.instance());
@@ -309,9 +313,17 @@ impl World {
         self.queue.push(self.now + timeout, event);
     }
 
-    pub(super) fn gateway_connect_timeout(&mut self, index: usize, incarnation: u64, node: NodeId, conn: ConnId) {
+    pub(super) fn gateway_connect_timeout(
+        &mut self,
+        index: usize,
+        incarnation: u64,
+        node: NodeId,
+        conn: ConnId,
+    ) {
         let process = &self.gateways[index];
-        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else { return };
+        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else {
+            return;
+        };
         if running.links.get(&node).is_some_and(|link| link.conn == Some(conn) && !link.up) {
             self.close(conn, CALLER);
             self.session_ended(index, conn);
@@ -329,7 +341,9 @@ impl World {
 
     pub(super) fn gateway_cut(&mut self, index: usize, incarnation: u64, node: NodeId, conn: ConnId) {
         let process = &self.gateways[index];
-        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else { return };
+        let Some(running) = process.running.as_ref().filter(|_| process.incarnation == incarnation) else {
+            return;
+        };
         if running.links.get(&node).is_some_and(|link| link.conn == Some(conn)) {
             self.close(conn, CALLER);
             self.session_ended(index, conn);
@@ -371,9 +385,10 @@ impl World {
                 Some(Message::HelloReply(reply)) if reply.node == node => {
                     link.up = true;
                     link.wait = RETRY_MIN;
-                    let local = link.address.parse::<usize>().is_ok_and(|peer| {
-                        self.nodes[peer].machine == self.gateways[index].machine
-                    });
+                    let local = link
+                        .address
+                        .parse::<usize>()
+                        .is_ok_and(|peer| self.nodes[peer].machine == self.gateways[index].machine);
                     self.gateway_event(index, |core, now| core.on_session_up(node, local, now));
                 }
                 Some(_) => {
@@ -383,7 +398,9 @@ impl World {
                 None => return,
             }
         }
-        self.gateway_event(index, |core, now| messages.for_each(|message| core.on_message(node, message, now)));
+        self.gateway_event(index, |core, now| {
+            messages.for_each(|message| core.on_message(node, message, now))
+        });
     }
 
     pub(super) fn gateway_conn_ended(&mut self, index: usize, conn: ConnId) {
@@ -400,7 +417,9 @@ impl World {
     /// Attaches the volume unless it is attached; clients that wait for it are answered.
     pub(super) fn gateway_attach(&mut self, index: usize, incarnation: u64) {
         let process = &mut self.gateways[index];
-        let Some(running) = process.running.as_mut().filter(|_| process.incarnation == incarnation) else { return };
+        let Some(running) = process.running.as_mut().filter(|_| process.incarnation == incarnation) else {
+            return;
+        };
         if running.export.is_some() {
             return self.answer_opens(index, true);
         }
@@ -458,7 +477,10 @@ impl World {
         });
         let mut waiting = Vec::new();
         for (conn, client) in &mut running.clients {
-            let stage = std::mem::replace(&mut client.stage, Stage::Handshake(Box::new(Handshake::new(Limits::default()))));
+            let stage = std::mem::replace(
+                &mut client.stage,
+                Stage::Handshake(Box::new(Handshake::new(Limits::default()))),
+            );
             client.stage = match stage {
                 Stage::Attaching(mut handshake) => {
                     let refusal = || ExportError::new(ExportErrorKind::Shutdown, "not attached");
@@ -505,7 +527,9 @@ impl World {
                 Ok(Step::ListExports) => handshake.answer_list(Ok(&[])),
                 Ok(Step::OpenExport { .. }) => {
                     let fresh = Box::new(Handshake::new(Limits::default()));
-                    if let Stage::Handshake(own) = std::mem::replace(&mut client.stage, Stage::Handshake(fresh)) {
+                    if let Stage::Handshake(own) =
+                        std::mem::replace(&mut client.stage, Stage::Handshake(fresh))
+                    {
                         client.stage = Stage::Attaching(own);
                     }
                     attach = true;

@@ -7,7 +7,7 @@ use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{Candidate, Command, Outcome, ReplicaState, State, Volume};
 use quoin_gateway::core::{View, ViewedVolume, VolumeSpec};
 use quoin_replication::writer::VoterConfig;
-use quoin_storage_node::node::{Assignment, Wanted};
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Wanted};
 use quoin_types::{ClusterId, DiskId, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, ReplicaRole};
 use quoin_wire::LeaseHolder;
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +127,7 @@ impl Manager {
                 epoch: attachment.epoch,
                 instance: attachment.instance,
                 steward: false,
+                taking: Vec::new(),
             })
         };
         View {
@@ -143,6 +144,7 @@ impl Manager {
             segment,
             generation,
             segment_bytes: volume.segment_bytes,
+            snapshots: KeptSnapshots::default(),
             wanted: match replica.state {
                 ReplicaState::Creating => Wanted::Created,
                 ReplicaState::Ready => Wanted::Kept,
@@ -237,8 +239,12 @@ impl World {
                 Process::Node(index),
                 ManagerReply::Unreachable(ManagerCall::Register(_) | ManagerCall::RegisterEmpty { .. }),
             ) => self.node_not_registered(index),
-            (_, ManagerReply::Unreachable(call @ ManagerCall::Report { .. })) => self.call_manager(caller, call),
-            (Process::Gateway(index), ManagerReply::Attached(attached)) => self.gateway_attached(index, *attached),
+            (_, ManagerReply::Unreachable(call @ ManagerCall::Report { .. })) => {
+                self.call_manager(caller, call)
+            }
+            (Process::Gateway(index), ManagerReply::Attached(attached)) => {
+                self.gateway_attached(index, *attached)
+            }
             (Process::Gateway(index), ManagerReply::NotAttached | ManagerReply::Unreachable(_)) => {
                 self.gateway_not_attached(index);
             }
@@ -306,6 +312,7 @@ impl World {
             size_bytes: self.setup.segment_bytes * u64::from(self.setup.segments),
             segment_bytes: self.setup.segment_bytes,
             replicas: self.setup.replicas as u32,
+            min_replicas: None,
             durability: self.setup.durability,
             candidates,
         };

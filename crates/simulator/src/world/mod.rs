@@ -15,7 +15,7 @@ pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
 use crate::checker::Observer;
-use crate::faults::Fault;
+use crate::faults::{Fault, Kind};
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
 use crate::setup::Setup;
@@ -138,7 +138,7 @@ impl World {
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
             id_random: Random::split(seed, 6),
-            observer: Observer::new(setup.durability),
+            observer: Observer::new(setup.durability, setup.faults.contains(&Kind::Rot)),
             trace,
             healed: false,
             problem: None,

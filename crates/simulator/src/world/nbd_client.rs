@@ -179,7 +179,8 @@ impl NbdClient {
     fn simple_reply(&mut self, heard: &mut Vec<Heard>) -> Result<bool, String> {
         let Some(head) = self.input.get(..16) else { return Ok(false) };
         let (errno, cookie) = ((&head[4..8]).get_u32(), (&head[8..16]).get_u64());
-        let length = if errno == 0 { self.reads.get(&cookie).copied().unwrap_or_default() as usize } else { 0 };
+        let length =
+            if errno == 0 { self.reads.get(&cookie).copied().unwrap_or_default() as usize } else { 0 };
         if self.input.len() < 16 + length {
             return Ok(false);
         }

@@ -39,6 +39,13 @@ struct Pipe {
     bytes: usize,
 }
 
+impl Pipe {
+    fn clear(&mut self) {
+        self.items.clear();
+        self.bytes = 0;
+    }
+}
+
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
 struct End {
@@ -173,7 +180,7 @@ impl World {
     pub(super) fn close(&mut self, id: ConnId, side: usize) {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         if std::mem::replace(&mut conn.ends[side].open, false) {
-            conn.pipes[side].items.clear();
+            conn.pipes[side].clear();
             self.push(id, side, Item::End);
         }
         self.forget_if_over(id);
@@ -197,7 +204,7 @@ impl World {
         if !self.machine_is_up(to) {
             // Nobody answers; what was sent is lost with the connection.
             if let Some(conn) = self.network.conns.get_mut(&id) {
-                conn.pipes[side].items.clear();
+                conn.pipes[side].clear();
             }
             return;
         }
@@ -233,7 +240,7 @@ impl World {
         }
         if ended {
             conn.ends[side].open = false;
-            conn.pipes[side].items.clear();
+            conn.pipes[side].clear();
         }
         if !batch.is_empty() {
             let bytes = if batch.len() == 1 { batch.swap_remove(0) } else { batch.concat().into() };
@@ -249,7 +256,7 @@ impl World {
     fn refuse(&mut self, id: ConnId, side: usize) {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         conn.ends[side].open = false;
-        conn.pipes[side].items.clear();
+        conn.pipes[side].clear();
         if conn.ends[1 - side].open {
             self.push(id, side, Item::End);
         } else {
@@ -269,7 +276,7 @@ impl World {
                     continue;
                 }
                 end.open = false;
-                conn.pipes[side].items.clear();
+                conn.pipes[side].clear();
                 self.lose_a_part(id, 1 - side);
                 if !power_lost {
                     self.push(id, side, Item::End);

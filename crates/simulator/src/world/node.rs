@@ -16,9 +16,7 @@ use quoin_storage_node::node::{Fatal, Limits, Node, NodeIdentity, PullId, ReadJo
 use quoin_store::{
     ApplyJob, CheckpointJob, Engine, Identity, Opened, Options, PlaceJob, ScrubJob, SyncDone, SyncJob,
 };
-use quoin_types::{
-    BootId, ClusterId, DiskId, InstanceId, Moment, NodeId, ReplicaId, SessionId,
-};
+use quoin_types::{BootId, ClusterId, DiskId, InstanceId, Moment, NodeId, ReplicaId, SessionId};
 use quoin_wire::{Hello, Message, Source, Speaker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -378,7 +376,11 @@ impl World {
 
     pub(super) fn node_sees(&mut self, index: usize, view: NodeView) {
         self.node_event(index, |node, now| {
-            if node.identity().disk == view.disk { node.on_assignments(&view.assignments, now) } else { Ok(()) }
+            if node.identity().disk == view.disk {
+                node.on_assignments(&view.assignments, now)
+            } else {
+                Ok(())
+            }
         });
     }
 
@@ -406,7 +408,14 @@ impl World {
     }
 
     /// Bytes have come on a connection.
-    pub(super) fn node_bytes(&mut self, index: usize, conn: ConnId, side: usize, is_new: bool, bytes: &Bytes) {
+    pub(super) fn node_bytes(
+        &mut self,
+        index: usize,
+        conn: ConnId,
+        side: usize,
+        is_new: bool,
+        bytes: &Bytes,
+    ) {
         let volatile = &mut self.nodes[index].volatile;
         if is_new && side == CALLED {
             volatile.inboxes.insert(conn, Inbox::default());

@@ -11,7 +11,9 @@ impl World {
         let extent = self.fault_random.below(volume.segment_bytes >> 16);
         let replicas = &volume.segments[segment].replicas;
         let victim = &replicas[(segment + extent as usize) % replicas.len()];
-        let Some(process) = self.nodes.iter().find(|process| process.id() == victim.node) else { return false };
+        let Some(process) = self.nodes.iter().find(|process| process.id() == victim.node) else {
+            return false;
+        };
         let dir = process.disk.files();
         let Ok(map) = dir.open(&format!("map.{}", victim.id), OpenMode::Existing) else { return false };
         let mut entry = [0; 96];

@@ -1,0 +1,19 @@
+//! `cargo xtask sim`: the simulator, built as fast as it can be, with what is asked of it.
+
+use crate::workspace;
+
+/// Seeds that nobody has tried, each time everything is tested.
+const FRESH_SEEDS: [(&str, &str); 3] = [("default", "700"), ("power", "200"), ("takeovers", "200")];
+
+/// Runs it; `true` if nothing failed.
+pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
+    let mut command =
+        workspace::cargo(&["run", "--quiet", "--profile", "sim", "--package", "quoin-simulator", "--"]);
+    workspace::run(command.args(arguments))
+}
+
+/// The seeds that once found something, and fresh ones.
+pub(crate) fn check() -> Result<(), String> {
+    run(&["--regressions", "crates/simulator/seeds.txt"])?;
+    FRESH_SEEDS.iter().try_for_each(|(scenario, seeds)| run(&["--seeds", seeds, "--scenario", scenario]))
+}
