@@ -5,11 +5,8 @@ mod checks;
 mod clock;
 mod history;
 mod lint;
-<<<<<<< HEAD
 mod mutants;
-=======
 mod sim;
->>>>>>> c474fa4
 mod soak;
 mod tools;
 mod workspace;

@@ -24,7 +24,8 @@ pub fn is(name: &str) -> bool {
 ";
 const TYPES: &str = "crates/types/src/lib.rs";
 const TYPES_FROM: &str = "pub mod limits;\n";
-const TYPES_TO: &str = "pub mod limits;\npub mod mutant;\n";
+/// The switch has one name everywhere, in its own crate too.
+const TYPES_TO: &str = "extern crate self as quoin_types;\n\npub mod limits;\npub mod mutant;\n";
 
 /// Makes the copy, or brings it up to date.
 pub(super) fn make(root: &Path, to: &Path, mut changed: BTreeMap<String, String>) -> Result<(), String> {
