@@ -5,6 +5,7 @@ mod checks;
 mod clock;
 mod history;
 mod lint;
+mod mutants;
 mod sim;
 mod soak;
 mod tools;
@@ -20,6 +21,7 @@ usage: cargo xtask <chore>
   tools   installs the client tools that the end-to-end tests need, or says what is missing
   bench   the benchmarks: `cargo xtask bench [disk|kill|micro]`
   history judges what clients saw: `cargo xtask history check FILE`, one JSON object per operation
+  mutants lets the simulator find deliberate bugs: `cargo xtask mutants [--only NAME] [--seeds N]`
   soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
   sim     the whole cluster in one thread: `cargo xtask sim [--seed S | --seeds N | --minutes M] [--scenario F]
           [--trace OUT] [--history OUT.jsonl]`
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         ["bench"] => bench::run_all(&["micro", "disk", "kill"]),
         ["bench", which @ ("disk" | "kill" | "micro")] => bench::run_all(&[which]),
         ["history", "check", path] => checks::report("history", || history::check(path)),
+        ["mutants", ref options @ ..] => match mutant_options(options) {
+            Some((only, seeds)) => checks::report("mutants", || mutants::run(only, seeds)),
+            None => return usage(),
+        },
         ["soak"] => soak::run(SOAK_MINUTES),
         ["soak", "--minutes", minutes] if minutes.parse::<u64>().is_ok() => {
             soak::run(minutes.parse().unwrap_or(SOAK_MINUTES))
@@ -47,10 +53,25 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             true
         }
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Which mutant, if not all, and how many seeds.
+fn mutant_options<'a>(options: &[&'a str]) -> Option<(Option<&'a str>, u64)> {
+    let (mut only, mut seeds) = (None, mutants::SEEDS);
+    for option in options.chunks(2) {
+        match option {
+            ["--only", name] => only = Some(*name),
+            ["--seeds", number] => seeds = number.parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some((only, seeds))
 }
