@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     /// Gateways are on the machines of storage nodes.
     pub(crate) local_gateways: bool,
     pub(crate) replicas: usize,
+    /// The policy of rule C3; 0 for none.
+    pub(crate) min_replicas: u32,
     pub(crate) segments: u32,
     pub(crate) segment_bytes: u64,
     pub(crate) durability: Durability,
@@ -74,12 +76,17 @@ impl Setup {
             gateways: 2 + random.index(2),
             local_gateways: random.permille(300),
             replicas,
+            min_replicas: if replicas == 2 { random.pick(&[0, 1]) } else { 0 },
             segments,
             segment_bytes: EXTENT_BYTES * random.pick(&[2, 4, 8]),
             durability: if random.permille(300) { Durability::WriteThrough } else { Durability::Flush },
             timing: timing(random),
             retained_bytes_max: random.pick(&[64 << 10, 256 << 10, 4 << 20]),
-            capacity_bytes: random.pick(&[64 << 20, 64 << 20, 8 << 20]),
+            capacity_bytes: if scenario.has_snapshots() {
+                128 << 20
+            } else {
+                random.pick(&[64 << 20, 64 << 20, 8 << 20])
+            },
             resync_bytes_per_second: random.pick(&[None, Some(4 << 20)]),
             scrub_bytes_per_second: if scenario.has_rot() {
                 Some(8 << 20)
