@@ -133,11 +133,18 @@ fn simulate(
     });
     let lines = child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines());
     let (mut seed, mut problem) = (from, None);
-    for line in lines.map_while(Result::ok).filter(|line| line.starts_with("seed ")) {
-        match line.split_once(" FAILED: ") {
-            Some((_, text)) => problem = Some(text.to_owned()),
-            // The run before it was sound.
-            None => seed += u64::from(line.contains("requests answered")),
+    for line in lines.map_while(Result::ok) {
+        let Some((number, text)) =
+            line.strip_prefix("seed ").and_then(|rest| rest.split_once(char::is_whitespace))
+        else {
+            continue;
+        };
+        if let Some(text) = text.strip_prefix("FAILED: ") {
+            seed = number.parse().unwrap_or(seed);
+            problem = Some(text.to_owned());
+        } else if text.contains("requests answered") {
+            // It has come to its end; a panic would be the next one's.
+            seed += 1;
         }
     }
     let status = child.wait().map_err(|error| error.to_string())?;
