@@ -16,6 +16,7 @@ mod roles;
 mod rot;
 mod segments;
 mod slow;
+mod takeover;
 
 use std::time::Duration;
 

@@ -15,7 +15,14 @@ const AROUND: Duration = Duration::from_secs(2);
 /// No pause of this length is ever a hiccup.
 const PAUSE_MAX: Duration = Duration::from_millis(1000);
 
-const PLAN: Plan = Plan { clients: 3, blocks: 128, reads_of_ten: 4, fua: false };
+const PLAN: Plan = Plan {
+    clients: 3,
+    first_block: 0,
+    blocks: 128,
+    reads_of_ten: 4,
+    fua: false,
+    think: Duration::from_millis(1),
+};
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 /// Clients at work while each storage node in turn has a fault and gets over it.

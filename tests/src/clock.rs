@@ -17,6 +17,12 @@ pub fn pause() {
     std::thread::sleep(LOOK_AGAIN);
 }
 
+/// A client's time to think between two requests: what it is to measure is not a machine that has too much to do.
+#[expect(clippy::disallowed_methods, reason = "a load of a given rate; nothing is waited for")]
+pub fn think(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Looks until the condition holds and gives what was found.
 ///
 /// # Panics

@@ -2,11 +2,12 @@
 //!
 //! Every write has a value of its own. One record takes what the clients of several gateways see: their clock is one.
 
-use crate::clock::now;
+use crate::clock::{now, think};
 use crate::nbd::{Command, Nbd, NbdError};
 use crate::pattern::{self, BLOCK, mix};
 use quoin_history::{History, Operation, What};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -43,7 +44,7 @@ impl Record {
         u64::try_from(at.duration_since(self.shared.origin).as_nanos()).expect("a short test")
     }
 
-    /// Starts clients of a volume that use its first blocks: of ten requests so many are reads.
+    /// Starts clients of a volume.
     #[track_caller]
     pub fn clients(&self, address: SocketAddr, export: &str, plan: Plan) -> Clients {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -83,7 +84,8 @@ impl Record {
         self.add(&seen);
         let history = self.history();
         if let Some(dir) = std::env::var_os("E2E_HISTORY") {
-            let path = std::path::Path::new(&dir).join(format!("history-{}.jsonl", seen.len()));
+            let test = std::thread::current().name().unwrap_or("history").replace("::", "-");
+            let path = Path::new(&dir).join(format!("{test}.jsonl"));
             let file = std::fs::File::create(path).expect("a file for the history");
             quoin_history::write(&history, std::io::BufWriter::new(file)).expect("a history on disk");
         }
@@ -109,12 +111,16 @@ impl Record {
 pub struct Plan {
     /// How many clients there are. Each has one request under way at a time.
     pub clients: u64,
+    /// The first of the blocks that they share.
+    pub first_block: u64,
     /// How many blocks they share.
     pub blocks: u64,
     /// Of ten requests, how many are reads.
     pub reads_of_ten: u64,
     /// Whether every write is to be durable before it is answered.
     pub fua: bool,
+    /// How long each waits before its next request.
+    pub think: Duration,
 }
 
 /// What some clients were told.
@@ -212,6 +218,9 @@ impl Client {
             match self.request() {
                 Ok(true) => {
                     count.fetch_add(1, Ordering::Relaxed);
+                    if !self.plan.think.is_zero() {
+                        think(self.plan.think);
+                    }
                 }
                 Ok(false) => break,
                 Err(error) => {
@@ -227,7 +236,7 @@ impl Client {
     /// One request; `false` if it was stopped while it waited for the answer.
     fn request(&mut self) -> Result<bool, String> {
         self.random = mix(self.random);
-        let block = self.random % self.plan.blocks;
+        let block = self.plan.first_block + self.random % self.plan.blocks;
         let offset = block * BLOCK as u64;
         let begun = now();
         if (self.random >> 32) % 10 < self.plan.reads_of_ten {

@@ -160,6 +160,13 @@ impl Roles {
         command
     }
 
+    /// How many syncs of the node that was named at the start strace has seen.
+    pub fn syncs(&self) -> usize {
+        let seen =
+            self.traced.map(|node| self.log_dir().join(format!("{node}.strace"))).map(fs::read_to_string);
+        seen.and_then(Result::ok).map_or(0, |text| text.lines().count())
+    }
+
     /// Makes the disk of the node that was named at the start slow, until this is dropped: a sync that begins takes as long as
     /// one of these turns.
     #[track_caller]
@@ -168,7 +175,10 @@ impl Roles {
         let pid = self.processes[node].background.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-        SlowDisk::start(tracer.filter(|pid| *pid != 0).expect("strace looks at it"), turn)
+        SlowDisk::start(
+            tracer.filter(|pid| *pid != 0).expect("strace looks at it, if ptrace is allowed here"),
+            turn,
+        )
     }
 
     /// Where the processes log.

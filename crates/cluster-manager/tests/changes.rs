@@ -179,6 +179,91 @@ async fn a_steward_is_in_nobodys_way() {
     assert!(!attached.volume.unwrap().attachment.unwrap().steward);
 }
 
+/// The first problem that tells of copies of the volume.
+async fn problem(managers: &Managers) -> Option<String> {
+    let problems = status(managers).await.ok()?.problems;
+    problems.into_iter().find(|problem| problem.starts_with("volume vol1: ") && problem.contains("replica"))
+}
+
+async fn is_unreachable(managers: &Managers, node: u64) -> Option<()> {
+    let nodes = status(managers).await.ok()?.nodes;
+    nodes.iter().find(|known| known.id == node && known.health() == v1::NodeHealth::Unreachable).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_to_come_is_missed_once_it_counts() {
+    let cluster = TestCluster::start(1);
+    let managers = cluster.managers();
+    let mut nodes = FakeNode::start_all(&managers, 2).await;
+    let volume = create(&managers, "vol1", 1).await.unwrap();
+    let from = placement(&volume)[0][0];
+    attach(&managers, "vol1", "gw-a", false).await.unwrap();
+    let begun = move_replica(&managers, &from.to_string(), "").await.unwrap();
+    let to = begun.segments[0].replicas.iter().find(|replica| replica.node != from).unwrap().node;
+    let joint = eventually("it counts", SOON, async || {
+        let volume = get(&managers, "vol1").await.ok()?;
+        let mut report = support::all_well(&volume);
+        report.segments[0].settled = false;
+        gateway_reports(&managers, "gw-a", vec![report]).await;
+        volume.segments[0].change.as_ref()?.joint.then_some(volume)
+    })
+    .await;
+    assert_eq!(joint.segments[0].generation, 3);
+    assert_eq!(problem(&managers).await, None);
+    nodes.retain(|node| node.id != to);
+    eventually("its node is missed", SOON, async || is_unreachable(&managers, to).await).await;
+    let told = problem(&managers).await.unwrap();
+    assert!(told.contains("1 of 1 replica is missing") && told.contains("writes wait"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_does_not_count_yet_is_not_missed() {
+    let cluster = TestCluster::start(1);
+    let managers = cluster.managers();
+    let mut nodes = FakeNode::start_all(&managers, 2).await;
+    let volume = create(&managers, "vol1", 1).await.unwrap();
+    let from = placement(&volume)[0][0];
+    move_replica(&managers, &from.to_string(), "").await.unwrap();
+    let to = nodes.iter().map(|node| node.id).find(|id| *id != from).unwrap();
+    eventually("it exists", SOON, async || {
+        let volume = get(&managers, "vol1").await.ok()?;
+        let ready = |replica: &v1::Replica| replica.state() == v1::ReplicaState::Ready;
+        volume.segments[0].replicas.iter().all(ready).then_some(())
+    })
+    .await;
+    nodes.retain(|node| node.id == from);
+    eventually("its node is missed", SOON, async || is_unreachable(&managers, to).await).await;
+    assert_eq!(problem(&managers).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_goes_on_and_the_other_is_asked_for() {
+    let cluster = TestCluster::start(1);
+    let managers = cluster.managers();
+    let mut nodes = FakeNode::start_all(&managers, 2).await;
+    let request = v1::CreateVolumeRequest {
+        name: "vol1".to_owned(),
+        size_bytes: 1 << 20,
+        replicas: 2,
+        min_replicas: 1,
+        ..v1::CreateVolumeRequest::default()
+    };
+    managers.cluster(async |mut client| client.create_volume(request.clone()).await).await.unwrap();
+    attach(&managers, "vol1", "gw-a", false).await.unwrap();
+    let lost = nodes.remove(0).id;
+    eventually("it goes on with one", SOON, async || {
+        let volume = get(&managers, "vol1").await.ok()?;
+        let mut report = support::all_well(&volume);
+        report.replicas.iter_mut().for_each(|replica| replica.whole = true);
+        gateway_reports(&managers, "gw-a", vec![report]).await;
+        (placement(&volume)[0].len() == 1).then_some(())
+    })
+    .await;
+    assert!(!placement(&get(&managers, "vol1").await.unwrap())[0].contains(&lost));
+    let told = problem(&managers).await.unwrap();
+    assert!(told.contains("1 of 2 replicas; `quoin volume set-replicas vol1 2`"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_nodes_are_told_which_snapshots_are_kept() {
     let cluster = TestCluster::start(1);

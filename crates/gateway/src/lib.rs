@@ -1,10 +1,12 @@
 //! The gateway: serves volumes as block devices and replicates them.
 //!
 //! [`core`] is the composition of volumes and replication, without sockets, clocks or threads; the shell runs it.
+//! [`words`] is how it and the cluster manager tell each other of that.
 
 pub mod config;
 pub mod core;
 mod shell;
+pub mod words;
 
 pub use config::Config;
 pub use shell::{RunError, run};

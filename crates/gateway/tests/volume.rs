@@ -6,7 +6,9 @@ mod world;
 use bytes::Bytes;
 use quoin_gateway::core::{ClientOperation, Reply, Ticket};
 use quoin_replication::writer::Failure;
-use quoin_types::Durability;
+use quoin_storage_node::node::KeptSnapshots;
+use quoin_store::View;
+use quoin_types::{Durability, SnapshotId};
 use std::collections::BTreeMap;
 use world::{Random, World};
 
@@ -15,6 +17,7 @@ const SEGMENTS: u32 = 3;
 const SIZE: u64 = SEGMENT_BYTES * SEGMENTS as u64;
 
 /// The dumb twin: an array of bytes, and for each what else it may be while changes of unknown outcome are about.
+#[derive(Clone)]
 struct Twin {
     bytes: Vec<u8>,
     maybe: BTreeMap<u64, Vec<u8>>,
@@ -67,6 +70,16 @@ struct Run {
     twin: Twin,
     pending: BTreeMap<u64, Pending>,
     rotted: u64,
+    snapshots: Snapshots,
+}
+
+/// The snapshots of a run, as the cluster manager knows them.
+#[derive(Default)]
+struct Snapshots {
+    last: u64,
+    /// Being taken in this attachment; with what the volume was when it was asked for, while nothing else was under way.
+    taking: BTreeMap<SnapshotId, Option<Twin>>,
+    ready: BTreeMap<SnapshotId, Option<Twin>>,
 }
 
 impl Run {
@@ -78,6 +91,7 @@ impl Run {
             twin: Twin::new(),
             pending: BTreeMap::new(),
             rotted: 0,
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -166,6 +180,77 @@ impl Run {
         }
     }
 
+    /// Waits for every request that is under way.
+    fn finish_changes(&mut self) {
+        self.world.heal();
+        while let Some((ticket, _)) = self.pending.first_key_value() {
+            let ticket = Ticket(*ticket);
+            let reply = self.world.answer(ticket);
+            self.take_reply(ticket, reply);
+        }
+    }
+
+    /// The cluster manager wants a snapshot taken. It is placed at once if no attach is under way; then what it must hold is
+    /// known, if no change is.
+    fn take_snapshot(&mut self) {
+        self.snapshots.last += 1;
+        let is_known =
+            self.world.is_in_sync() && self.pending.values().all(|pending| pending.change.is_none());
+        let twin = is_known.then(|| self.twin.clone());
+        self.snapshots.taking.insert(SnapshotId(self.snapshots.last), twin);
+        let taking: Vec<SnapshotId> = self.snapshots.taking.keys().copied().collect();
+        self.world.take_snapshots(&taking);
+    }
+
+    fn commit_snapshots(&mut self) {
+        for id in self.world.durable_snapshots() {
+            if let Some(twin) = self.snapshots.taking.remove(&id) {
+                self.snapshots.ready.insert(id, twin);
+            }
+        }
+    }
+
+    /// The cluster manager deletes a snapshot, and those that no attachment takes any more; one node hears of it now.
+    fn delete_a_snapshot(&mut self) {
+        let count = self.snapshots.ready.len() as u64;
+        if count > 0 {
+            let at = self.random.below(count) as usize;
+            let id = *self.snapshots.ready.keys().nth(at).unwrap();
+            self.snapshots.ready.remove(&id);
+        }
+        let node = self.random.below(self.world.nodes() as u64) as usize;
+        self.tell_kept(Some(node));
+    }
+
+    fn tell_kept(&mut self, node: Option<usize>) {
+        let ids = self.snapshots.ready.keys().chain(self.snapshots.taking.keys()).copied().collect();
+        let kept = KeptSnapshots { ids, up_to: SnapshotId(self.snapshots.last) };
+        self.world.keep_snapshots(kept, node);
+    }
+
+    /// Every snapshot is on all nodes, and the same, bit for bit, as what the volume was.
+    fn check_snapshots(&mut self) {
+        self.commit_snapshots();
+        assert!(self.snapshots.taking.is_empty(), "seed {}: not durable", self.seed);
+        self.tell_kept(None);
+        let expected: Vec<SnapshotId> = self.snapshots.ready.keys().copied().collect();
+        for (index, segments) in self.world.snapshots().into_iter().enumerate() {
+            for (segment, found) in segments.into_iter().enumerate() {
+                assert_eq!(found, expected, "seed {}: node {index}, segment {segment}", self.seed);
+            }
+        }
+        for (id, twin) in std::mem::take(&mut self.snapshots.ready) {
+            let contents = self.world.contents_of(View::Snapshot(id));
+            for (index, content) in contents.iter().enumerate() {
+                let differs = content.iter().zip(&contents[0]).position(|(a, b)| a != b);
+                assert_eq!(differs, None, "seed {}: snapshot {id} on node {index} differs", self.seed);
+            }
+            if let Some(mut twin) = twin {
+                twin.check(0, &contents[0], self.seed);
+            }
+        }
+    }
+
     /// The gateway's process is gone: what was under way may or may not have been done.
     fn forget_pending(&mut self) {
         self.take_replies();
@@ -174,15 +259,13 @@ impl Run {
                 self.twin.may_write(pending.offset, &data);
             }
         }
+        // Those that were not durable are given up with the attachment.
+        self.commit_snapshots();
+        self.snapshots.taking.clear();
     }
 
     fn finish(mut self) {
-        self.world.heal();
-        while let Some((ticket, _)) = self.pending.first_key_value() {
-            let ticket = Ticket(*ticket);
-            let reply = self.world.answer(ticket);
-            self.take_reply(ticket, reply);
-        }
+        self.finish_changes();
         for offset in (0..SIZE).step_by(1 << 16) {
             let ticket = self.world.submit(ClientOperation::Read { offset, length: 1 << 16 });
             let Ok(Reply::Read(data)) = self.world.answer(ticket) else { panic!("seed {}", self.seed) };
@@ -195,6 +278,7 @@ impl Run {
         if self.rotted > 0 {
             self.world.mend();
         }
+        self.check_snapshots();
         for (index, content) in self.world.contents().into_iter().enumerate() {
             let differs = content.iter().zip(&self.twin.bytes).position(|(a, b)| a != b);
             assert_eq!(differs, None, "seed {}: node {index} differs from what was read", self.seed);
@@ -241,6 +325,7 @@ struct Faults {
     disconnect: u64,
     gateway: u64,
     rot: u64,
+    snapshot: u64,
 }
 
 fn play(seed: u64, durability: Durability, faults: &Faults) {
@@ -255,6 +340,7 @@ fn play(seed: u64, durability: Durability, faults: &Faults) {
         let disconnect = power + faults.disconnect;
         let gateway = disconnect + faults.gateway;
         let rot = gateway + faults.rot;
+        let snapshot = rot + faults.snapshot;
         if dice < crash {
             run.world.kill_for_a_while(false);
         } else if dice < power {
@@ -274,7 +360,17 @@ fn play(seed: u64, durability: Durability, faults: &Faults) {
         } else if dice < rot && run.world.is_in_sync() {
             let in_map = run.random.below(2) == 0;
             run.rotted += u64::from(run.world.rot(in_map));
+        } else if (rot..snapshot).contains(&dice) {
+            match run.random.below(4) {
+                0 => run.delete_a_snapshot(),
+                1 => {
+                    run.finish_changes();
+                    run.take_snapshot();
+                }
+                _ => run.take_snapshot(),
+            }
         }
+        run.commit_snapshots();
         run.world.step();
         run.take_replies();
     }
@@ -300,6 +396,20 @@ fn a_gateway_that_crashes_loses_nothing_acknowledged() {
 fn one_machine_may_lose_its_power() {
     for seed in seeds(16) {
         play(3_000 + seed, Durability::Flush, &Faults { power: 10, gateway: 4, ..Faults::default() });
+    }
+}
+
+#[test]
+fn snapshots_are_the_same_everywhere_whatever_crashes() {
+    for seed in seeds(16) {
+        let durability = if seed % 3 == 0 { Durability::WriteThrough } else { Durability::Flush };
+        let faults = match seed % 4 {
+            0 => Faults { crash: 40, disconnect: 10, ..Faults::default() },
+            1 => Faults { crash: 20, gateway: 8, ..Faults::default() },
+            2 => Faults { power: 10, gateway: 4, ..Faults::default() },
+            _ => Faults { crash: 30, disconnect: 20, gateway: 4, ..Faults::default() },
+        };
+        play(7_000 + seed, durability, &Faults { snapshot: 30, ..faults });
     }
 }
 

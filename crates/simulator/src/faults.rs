@@ -38,7 +38,17 @@ pub(crate) enum Kind {
     AttachRace,
     /// The old gateway is left with one node, and the new one is given the others.
     SplitTakeOver,
+    /// All members of the managers are killed.
     ManagersAway,
+    KillManager,
+    PowerManager,
+    PauseManager,
+    /// Replicas are moved, added or taken away.
+    Reconfigure,
+    /// A snapshot is taken or deleted.
+    Snapshot,
+    /// The volume grows.
+    Resize,
     /// A bit flips on a disk.
     Rot,
 }
@@ -91,6 +101,11 @@ impl World {
     }
 
     fn carry_out_fault(&mut self, kind: Kind, node: usize, gateway: usize, time: Nanos) {
+        // As often as not the one that leads.
+        let manager = match self.fault_random.below(2) {
+            0 => self.managers.leader(),
+            _ => self.fault_random.index(self.managers.members.len()),
+        };
         match kind {
             Kind::BreakConnections | Kind::Partition | Kind::OneWayPartition | Kind::SlowLink => {
                 self.between_machines(kind, node, gateway, time);
@@ -149,7 +164,17 @@ impl World {
                 self.mend_later(Fault::Race, gateway, 0, time);
             }
             Kind::SplitTakeOver => self.split_take_over(node, gateway, time),
-            Kind::ManagersAway => self.manager.away_until = self.now + time,
+            Kind::ManagersAway => {
+                for member in 0..self.managers.members.len() {
+                    self.kill(Process::Manager(member), time);
+                }
+            }
+            Kind::KillManager => self.kill(Process::Manager(manager), time),
+            Kind::PowerManager => self.lose_power(self.managers.members[manager].machine, time),
+            Kind::PauseManager => self.pause(Process::Manager(manager), time),
+            Kind::Reconfigure => self.reconfigure(),
+            Kind::Snapshot => self.snapshot(),
+            Kind::Resize => self.resize(),
             Kind::Rot => {
                 self.rot();
             }
@@ -161,7 +186,7 @@ impl World {
         // Another storage node, a gateway, or the managers.
         let there = match self.fault_random.below(6) {
             0 | 1 => self.nodes[self.fault_random.index(self.setup.nodes)].machine,
-            2 => self.manager.machine,
+            2 => self.managers.members[self.managers.leader()].machine,
             _ => self.gateways[gateway].machine,
         };
         match kind {
@@ -192,8 +217,11 @@ impl World {
         let restart = self.fault_random.permille(500);
         let (old_machine, new_machine) = (self.gateways[old].machine, self.gateways[new].machine);
         let time = time * 2;
-        self.block(self.manager.machine, old_machine);
-        self.mend_later(Fault::OneWay, self.manager.machine, old_machine, time);
+        for member in 0..self.managers.members.len() {
+            let machine = self.managers.members[member].machine;
+            self.block(machine, old_machine);
+            self.mend_later(Fault::OneWay, machine, old_machine, time);
+        }
         for other in 0..self.setup.nodes {
             let machine = self.nodes[other].machine;
             let cut = if other == node { new_machine } else { old_machine };
@@ -252,7 +280,9 @@ impl World {
         self.healed = true;
         self.unblock_all();
         self.network.no_longer_slow();
-        self.manager.away_until = self.now;
+        for member in &mut self.managers.members {
+            member.paused_until = member.paused_until.min(self.now);
+        }
         for node in &mut self.nodes {
             node.slowness = 1;
             node.hung_until = node.hung_until.min(self.now);

@@ -111,6 +111,17 @@ fn is_well(world: &mut World) -> bool {
     world.clients.iter().all(|client| client.is_connected())
         && world.nodes.iter().all(|node| node.node.is_some())
         && in_sync(world)
+        && nothing_pends(world)
+}
+
+/// Nothing is being changed, taken or dropped.
+fn nothing_pends(world: &World) -> bool {
+    let is_settled = |volume: &quoin_cluster::Volume| {
+        let ready = |replica: &quoin_cluster::Replica| replica.state == quoin_cluster::ReplicaState::Ready;
+        let all_ready = volume.replicas().all(|(.., replica)| ready(replica));
+        !volume.is_changing() && !volume.is_taking() && all_ready && volume.growing_to_bytes.is_none()
+    };
+    world.managers.volume().is_some_and(is_settled)
 }
 
 fn in_sync(world: &World) -> bool {
@@ -141,13 +152,13 @@ fn mend(world: &mut World) -> Result<(), String> {
 
 /// Nothing is under way on any disk, and all replicas of a segment are at one position.
 fn at_rest(world: &mut World) -> bool {
-    let Some(volume) = world.manager.volume() else { return false };
+    let Some(volume) = world.managers.volume() else { return false };
     let position = |replica: &quoin_cluster::Replica| {
         let process = world.nodes.iter().find(|process| process.id() == replica.node)?;
         Some(process.node.as_ref()?.engine().replica(replica.id)?.position)
     };
     let agree = volume.segments.iter().all(|segment| {
-        let positions: Vec<_> = segment.replicas.iter().map(position).collect();
+        let positions: Vec<_> = segment.members().map(|(replica, _)| position(replica)).collect();
         positions[0].is_some() && positions.iter().all(|other| *other == positions[0])
     });
     agree && world.nodes.iter().all(|node| node.is_quiet())
@@ -161,6 +172,7 @@ fn last_round(world: &mut World) -> Result<(), String> {
     checker::replicas_converge(world)?;
     checker::linearizable(world)?;
     checker::bounded_memory(world)?;
+    until(world, LAST_ROUND_MAX, "the snapshots are not deleted", World::delete_snapshots)?;
     world.trim_everything();
     until(world, LAST_ROUND_MAX, "the trims are not answered", is_quiet)?;
     step(world, World::CHECKPOINT_TIME)?;

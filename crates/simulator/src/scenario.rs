@@ -13,7 +13,7 @@ pub struct Scenario {
 }
 
 /// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
-const DEFAULT: [(Kind, u64); 20] = [
+const DEFAULT: [(Kind, u64); 26] = [
     (Kind::BreakConnections, 12),
     (Kind::Partition, 8),
     (Kind::OneWayPartition, 6),
@@ -34,6 +34,12 @@ const DEFAULT: [(Kind, u64); 20] = [
     (Kind::SplitTakeOver, 4),
     (Kind::ManagersAway, 4),
     (Kind::KillAll, 2),
+    (Kind::KillManager, 4),
+    (Kind::PowerManager, 3),
+    (Kind::PauseManager, 3),
+    (Kind::Reconfigure, 8),
+    (Kind::Snapshot, 6),
+    (Kind::Resize, 2),
 ];
 
 const POWER: [(Kind, u64); 7] = [
@@ -47,7 +53,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 7] = [
+const FAMILIES: [(&str, &[Kind]); 9] = [
     ("calm", &[]),
     (
         "network",
@@ -67,6 +73,29 @@ const FAMILIES: [(&str, &[Kind]); 7] = [
             Kind::SplitTakeOver,
             Kind::PauseGateway,
             Kind::KillGateway,
+            Kind::BreakConnections,
+        ],
+    ),
+    (
+        "managers",
+        &[
+            Kind::ManagersAway,
+            Kind::KillManager,
+            Kind::PowerManager,
+            Kind::PauseManager,
+            Kind::TakeOver,
+            Kind::OneWayPartition,
+        ],
+    ),
+    (
+        "changes",
+        &[
+            Kind::Reconfigure,
+            Kind::Reconfigure,
+            Kind::Snapshot,
+            Kind::Resize,
+            Kind::KillNode,
+            Kind::TakeOver,
             Kind::BreakConnections,
         ],
     ),

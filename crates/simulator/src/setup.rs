@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     /// Gateways are on the machines of storage nodes.
     pub(crate) local_gateways: bool,
     pub(crate) replicas: usize,
+    /// The policy of rule C3; 0 for none.
+    pub(crate) min_replicas: u32,
     pub(crate) segments: u32,
     pub(crate) segment_bytes: u64,
     pub(crate) durability: Durability,
@@ -74,6 +76,7 @@ impl Setup {
             gateways: 2 + random.index(2),
             local_gateways: random.permille(300),
             replicas,
+            min_replicas: if replicas == 2 { random.pick(&[0, 1]) } else { 0 },
             segments,
             segment_bytes: EXTENT_BYTES * random.pick(&[2, 4, 8]),
             durability: if random.permille(300) { Durability::WriteThrough } else { Durability::Flush },

@@ -385,8 +385,11 @@ fn a_write_onto_a_damaged_entry_is_refused_and_ends_nothing() {
         source_mixed: false,
         source,
     }));
-    let list = ListReply { replica: PEER, result: Ok((Seq(2), vec![])) };
     let pull = test.pull.unwrap();
+    let snapshots = SnapshotList { replica: PEER, result: Ok((Seq(2), vec![])) };
+    test.node.on_peer_message(pull, Message::SnapshotList(snapshots), test.now).unwrap();
+    test.pump();
+    let list = ListReply { replica: PEER, result: Ok((Seq(2), vec![])) };
     test.node.on_peer_message(pull, Message::ListReply(list), test.now).unwrap();
     test.pump();
     test.give(0, 2, [8; 16]);

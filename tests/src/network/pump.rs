@@ -83,7 +83,8 @@ pub(super) async fn run(
                     Ok(0) => ended = true,
                     Ok(length) => {
                         chunk.truncate(length);
-                        queue.push(chunk, now);
+                        // As it is now: a change may be as fresh as these bytes.
+                        queue.push(chunk, way(&rules.borrow()));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),

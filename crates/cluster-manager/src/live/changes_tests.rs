@@ -314,7 +314,7 @@ fn a_detached_volume_is_changed_and_snapshotted_by_a_steward() {
     leader.apply(&Command::BeginSnapshot { volume: "v".to_owned(), name: "s".to_owned() });
     assert!(matches!(&leader.look(101)[..], [Command::AssignSteward { .. }]));
     let report = v1::AttachmentReport { snapshots: vec![1], ..leader.good_report(&[]) };
-    leader.hear("gw", 1, 102, Some(report.clone()));
+    leader.hear("gw", 1, 102, Some(report));
     assert!(matches!(&leader.look(102)[..], [Command::CommitSnapshot { .. }]), "one thing after the other");
     assert!(matches!(&leader.look(102)[..], [Command::EnterJoint { .. }]));
     leader.hear("gw", 1, 103, Some(leader.good_report(&[])));

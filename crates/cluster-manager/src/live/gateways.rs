@@ -75,10 +75,11 @@ impl Live {
     /// Whether the process that has an attachment is gone: another one has reported under its gateway's name, and it alone,
     /// for as long as makes somebody unreachable. While the two take turns, both are alive.
     pub(super) fn is_replaced(&self, attachment: &Attachment, now: Moment) -> bool {
-        let report =
-            self.gateways.get(&attachment.gateway).filter(|report| report.instance != attachment.instance);
-        let online = self.gateway_presence(&attachment.gateway, now) == Presence::Online;
-        online && report.is_some_and(|report| now.since(report.alone_since) > self.patience())
+        self.gateways.get(&attachment.gateway).is_some_and(|report| {
+            report.instance != attachment.instance
+                && now.since(report.at) <= self.patience()
+                && now.since(report.alone_since) > self.patience()
+        })
     }
 
     /// Whether taking a volume away would hurt somebody: another gateway that is alive and has clients on it. A steward has

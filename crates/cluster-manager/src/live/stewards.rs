@@ -175,7 +175,9 @@ fn is_hopeless(state: &State, volume: &Volume) -> bool {
         let members: Vec<_> = segment.members().collect();
         let there = |member: &(&Replica, _)| !is_absent(state, member.0);
         let one_of_two = segment.voters().count() == 2 && members.iter().any(there);
-        !joint::is_majority(&members, |m| m.1, there) && !(may_shrink && one_of_two)
+        let goes_on = joint::is_majority(&members, |m| m.1, there);
+        let shrinks = may_shrink && one_of_two;
+        !goes_on && !shrinks
     })
 }
 

@@ -364,7 +364,8 @@ impl Volume {
         let memory_bytes = operation.memory_bytes();
         self.in_flight_bytes += memory_bytes;
         // One piece more than there are, so that the request cannot end before all its pieces have begun.
-        let open = Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes, flushes_all: false };
+        let open =
+            Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes, flushes_all: false };
         self.requests.insert(request, open);
         match operation {
             ClientOperation::Read { offset, length } => {

@@ -1,16 +1,13 @@
 //! Exports: which volumes are attached here, and how they come to be.
 
 use super::Shell;
-use crate::core::{Attachment, View, ViewedVolume, VolumeSpec};
+use crate::core::Attachment;
+use crate::words;
 use quoin_api::client::is_unreachable;
 use quoin_api::v1;
 use quoin_nbd::{ExportError, ExportErrorKind};
-use quoin_replication::writer::VoterConfig;
 use quoin_types::collections::HashMap;
-use quoin_types::limits::MEMBERS_MAX;
-use quoin_types::{
-    ClusterId, Epoch, Generation, InstanceId, NodeId, ReplicaId, ReplicaRole, SnapshotId, VolumeId,
-};
+use quoin_types::{ClusterId, Epoch, InstanceId, NodeId, VolumeId};
 use quoin_wire::LeaseHolder;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -99,7 +96,7 @@ async fn ask(shell: &Rc<Shell>, name: &str) -> Result<v1::AttachReply, Status> {
 
 fn begin(shell: &Rc<Shell>, name: &str, reply: &v1::AttachReply) -> Option<VolumeId> {
     let volume = reply.volume.as_ref()?;
-    let spec = spec(volume, &reply.nodes)?;
+    let spec = words::spec(volume, &reply.nodes)?;
     let epoch = Epoch(volume.attachment.as_ref()?.epoch);
     let previous = InstanceId::from_slice(&reply.previous_instance)
         .map(|instance| LeaseHolder { instance, epoch: Epoch(reply.previous_epoch) });
@@ -116,77 +113,6 @@ fn begin(shell: &Rc<Shell>, name: &str, reply: &v1::AttachReply) -> Option<Volum
         core.attach(spec, attachment, now);
     });
     Some(id)
-}
-
-/// From the cluster manager's words. `None` if they make no sense.
-fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec> {
-    let node = |id: u64| nodes.iter().find(|node| node.node == id);
-    let member = |replica: &v1::Replica| {
-        let node = node(replica.node)?;
-        Some(VoterConfig {
-            node: NodeId(replica.node),
-            name: node.name.clone(),
-            address: node.data_address.clone(),
-            replica: ReplicaId(replica.id),
-            role: role(replica.role()),
-        })
-    };
-    let segments: Option<Vec<_>> = volume
-        .segments
-        .iter()
-        .map(|segment| {
-            let members: Option<Vec<VoterConfig>> = segment.replicas.iter().map(member).collect();
-            let members = members.filter(|members| (1..=MEMBERS_MAX).contains(&members.len()))?;
-            Some((Generation(segment.generation), members))
-        })
-        .collect();
-    let segments = segments?;
-    let fits = volume.segment_bytes > 0
-        && volume.segment_bytes.is_multiple_of(quoin_types::EXTENT_BYTES)
-        && volume.size_bytes <= volume.segment_bytes.checked_mul(segments.len() as u64)?;
-    fits.then(|| VolumeSpec {
-        id: VolumeId(volume.id),
-        size_bytes: volume.size_bytes,
-        segment_bytes: volume.segment_bytes,
-        durability: volume.durability().or_default(),
-        segments,
-    })
-}
-
-fn role(role: v1::ReplicaRole) -> ReplicaRole {
-    match role {
-        v1::ReplicaRole::Unspecified | v1::ReplicaRole::Voter => ReplicaRole::Voter,
-        v1::ReplicaRole::Learner => ReplicaRole::Learner,
-        v1::ReplicaRole::Incoming => ReplicaRole::Incoming,
-        v1::ReplicaRole::Outgoing => ReplicaRole::Outgoing,
-    }
-}
-
-/// What a view of the cluster manager's state shows; what makes no sense in it is left out.
-pub(super) fn view(view: &v1::GatewayView) -> View {
-    let volume = |volume: &v1::Volume| {
-        let attachment = volume.attachment.as_ref()?;
-        let is_taking = |snapshot: &&v1::Snapshot| {
-            snapshot.state() == v1::SnapshotState::Taking && snapshot.epoch == attachment.epoch
-        };
-        Some(ViewedVolume {
-            spec: spec(volume, &view.nodes)?,
-            epoch: Epoch(attachment.epoch),
-            instance: InstanceId::from_slice(&attachment.instance)?,
-            steward: attachment.steward,
-            taking: volume
-                .snapshots
-                .iter()
-                .filter(is_taking)
-                .map(|snapshot| SnapshotId(snapshot.id))
-                .collect(),
-        })
-    };
-    View {
-        revision: view.revision,
-        volumes: view.volumes.iter().filter_map(volume).collect(),
-        nodes: view.nodes.iter().map(|node| (NodeId(node.node), node.data_address.clone())).collect(),
-    }
 }
 
 fn export_error(status: &Status) -> ExportError {

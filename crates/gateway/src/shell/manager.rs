@@ -1,8 +1,9 @@
 //! What the gateway tells the cluster manager, and what it hears from it. Never on the I/O path.
 
 use super::Shell;
-use super::attach::{self, Export};
-use crate::core::{ReplicaStatus, SegmentStatus, VolumeReport};
+use super::attach::Export;
+use crate::core::{SegmentStatus, VolumeReport};
+use crate::words;
 use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
@@ -120,47 +121,9 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
         version: env!("CARGO_PKG_VERSION").into(),
         attachments: reports
             .iter()
-            .map(|report| v1::AttachmentReport {
-                volume: report.volume.0,
-                epoch: report.epoch.0,
-                clients: clients_of(shell, report.volume),
-                lossy: report.lossy,
-                available: report.available,
-                detail: report.detail.clone(),
-                replicas: report.replicas.iter().map(replica_report).collect(),
-                segments: (0..).zip(&report.segments).map(segment_report).collect(),
-                snapshots: report.snapshots.iter().map(|id| id.0).collect(),
-                ..v1::AttachmentReport::default()
-            })
+            .map(|report| words::attachment_report(report, clients_of(shell, report.volume)))
             .collect(),
     }
-}
-
-fn segment_report((index, status): (u32, &SegmentStatus)) -> v1::SegmentReport {
-    v1::SegmentReport { index, generation: status.generation.0, settled: status.settled }
-}
-
-fn replica_report(status: &ReplicaStatus) -> v1::ReplicaReport {
-    let (replica, whole) = (status.replica.0, status.whole);
-    let mut report = v1::ReplicaReport { replica, whole, ..v1::ReplicaReport::default() };
-    match &status.health {
-        VoterHealth::InSync => report.set_health(v1::ReplicaHealth::InSync),
-        VoterHealth::CatchingUp { done_bytes, total_bytes, bytes_per_second } => {
-            report.set_health(v1::ReplicaHealth::CatchingUp);
-            report.resync_done_bytes = *done_bytes;
-            report.resync_total_bytes = *total_bytes;
-            report.resync_bytes_per_second = *bytes_per_second;
-        }
-        VoterHealth::Missing => {
-            report.set_health(v1::ReplicaHealth::Missing);
-            report.detail = format!("{} cannot be reached by the gateway", status.node);
-        }
-        VoterHealth::Failed(reason) => {
-            report.set_health(v1::ReplicaHealth::Failed);
-            report.detail.clone_from(reason);
-        }
-    }
-    report
 }
 
 async fn watch(shell: &Rc<Shell>) {
@@ -183,7 +146,7 @@ async fn watch_once(shell: &Rc<Shell>) -> Result<(), Status> {
         .await?;
     while let Some(view) = stream.message().await? {
         shell.cluster.set(ClusterId::from_slice(&view.cluster_id).or(shell.cluster.get()));
-        let view = attach::view(&view);
+        let view = words::view(&view);
         shell.event(|core, now| core.on_view(&view, now));
     }
     Ok(())

@@ -13,7 +13,7 @@ use quoin_storage_node::node::{Assignment, KeptSnapshots, Limits, Node, NodeIden
 use quoin_store::{ApplyJob, CheckpointJob, Engine, Identity, Options, PlaceJob, ScrubJob, SyncJob, View};
 use quoin_types::{
     BootId, ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId,
-    ReplicaRole, SegmentId, SessionId, VolumeId,
+    ReplicaRole, SegmentId, SessionId, SnapshotId, VolumeId,
 };
 use quoin_wire::{Hello, Message, Speaker};
 use std::collections::{BTreeMap, VecDeque};
@@ -91,6 +91,8 @@ pub(crate) struct World {
     /// Nodes that come back at a step.
     returns: Vec<(u64, usize)>,
     next_ticket: u64,
+    /// What the cluster manager wants kept, should a node ask.
+    kept: KeptSnapshots,
     pub(crate) replies: Vec<(Ticket, Result<Reply, Failure>)>,
 }
 
@@ -145,6 +147,7 @@ impl World {
             steps: 0,
             returns: Vec::new(),
             next_ticket: 0,
+            kept: KeptSnapshots::default(),
             replies: Vec::new(),
         };
         for index in 0..nodes {
@@ -170,20 +173,46 @@ impl World {
             pulls: BTreeMap::new(),
         });
         self.start(index);
+        self.assign(index, Wanted::Created);
+        while self.run_job(index) {}
+    }
+
+    /// The cluster manager tells a node what is wanted of it, if it runs.
+    fn assign(&mut self, index: usize, wanted: Wanted) {
         let assignments: Vec<Assignment> = (0..self.spec.segments.len() as u32)
             .map(|segment| Assignment {
                 replica: self.spec.segments[segment as usize].1[index].replica,
                 segment: SegmentId { volume: VOLUME, index: segment },
                 generation: Generation(1),
                 segment_bytes: self.spec.segment_bytes,
-                wanted: Wanted::Created,
-                snapshots: KeptSnapshots::default(),
+                wanted,
+                snapshots: self.kept.clone(),
             })
             .collect();
         let now = self.now;
-        self.slots[index].node.as_mut().unwrap().on_assignments(&assignments, now).unwrap();
-        self.carry_out(index);
-        while self.run_job(index) {}
+        if let Some(node) = self.slots[index].node.as_mut() {
+            node.on_assignments(&assignments, now).unwrap();
+            self.carry_out(index);
+        }
+    }
+
+    /// The cluster manager wants these snapshots kept, of those up to an id; it tells one node, or all.
+    pub(crate) fn keep_snapshots(&mut self, kept: KeptSnapshots, node: Option<usize>) {
+        self.kept = kept;
+        let all = 0..self.slots.len();
+        all.filter(|index| node.is_none_or(|node| node == *index))
+            .for_each(|index| self.assign(index, Wanted::Kept));
+    }
+
+    /// The cluster manager wants these taken.
+    pub(crate) fn take_snapshots(&mut self, taking: &[SnapshotId]) {
+        self.core.place_snapshots(VOLUME, taking, self.now);
+        self.carry_out_core();
+    }
+
+    /// The snapshots that are durable on a majority of every segment.
+    pub(crate) fn durable_snapshots(&self) -> Vec<SnapshotId> {
+        self.core.reports()[0].snapshots.clone()
     }
 
     /// Starts a node's process on its disk.
@@ -522,6 +551,29 @@ impl World {
 
     /// What each node's disk holds of the volume, read straight from its engine.
     pub(crate) fn contents(&mut self) -> Vec<Vec<u8>> {
+        self.contents_of(View::Live)
+    }
+
+    /// The snapshots that each node's disk holds, of each segment.
+    pub(crate) fn snapshots(&mut self) -> Vec<Vec<Vec<SnapshotId>>> {
+        let replicas = |index: usize| self.spec.segments.iter().map(move |(_, voters)| voters[index].replica);
+        let of = |index: usize, replica| {
+            let engine = self.slots[index].node.as_ref().expect("all run").engine();
+            engine.snapshots(replica).unwrap().iter().map(|snapshot| snapshot.id).collect()
+        };
+        (0..self.slots.len())
+            .map(|index| replicas(index).map(|replica| of(index, replica)).collect())
+            .collect()
+    }
+
+    /// What each node's disk holds of the volume in this view. The nodes run on afterwards.
+    pub(crate) fn contents_of(&mut self, view: View) -> Vec<Vec<u8>> {
+        let contents = self.read_disks(view);
+        (0..self.slots.len()).for_each(|index| self.start(index));
+        contents
+    }
+
+    fn read_disks(&mut self, view: View) -> Vec<Vec<u8>> {
         let (segments, segment_bytes) = (self.spec.segments.clone(), self.spec.segment_bytes);
         (0..self.slots.len())
             .map(|index| {
@@ -533,7 +585,7 @@ impl World {
                 let mut bytes = Vec::new();
                 for (_, voters) in &segments {
                     for offset in (0..segment_bytes).step_by(1 << 16) {
-                        let plan = engine.read(voters[index].replica, View::Live, offset, 1 << 16).unwrap();
+                        let plan = engine.read(voters[index].replica, view, offset, 1 << 16).unwrap();
                         match engine.finish_read(plan).unwrap() {
                             quoin_store::ReadOutcome::Data { data, .. } => bytes.extend_from_slice(&data),
                             _ => panic!("node {index} cannot read its own disk at {offset}"),

@@ -34,6 +34,9 @@ impl Segment {
             }
             (state, _) => {
                 let own_fault = matches!(state, ResyncState::Failed(Refusal::NoSpace | Refusal::Disk));
+                if state == ResyncState::Failed(Refusal::PeerDamaged) {
+                    self.voters[index].damaged_source = Some(self.voters[index].source);
+                }
                 self.voters[index].resync_broke();
                 self.rest(index, now);
                 // Perhaps the authority no longer answers: ask all anew, and decide among those that do.
@@ -100,12 +103,14 @@ impl Segment {
     /// The gap is too old, or the states diverged: pull from a live peer.
     fn pull(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let (Some(base), Some(report)) = (&self.base, self.voters[index].report()) else { return };
+        // What only a snapshot keeps is not repaired: the same source would fail the same way.
+        let damaged = self.voters[index].damaged_source;
         let source = self
             .voters
             .iter()
             .enumerate()
             .filter(|(other, voter)| *other != index && voter.is_live())
-            .max_by_key(|(_, voter)| voter.accepted);
+            .max_by_key(|(_, voter)| (Some(voter.config.replica) != damaged, voter.accepted));
         let Some((_, source)) = source else { return };
         let mode = if self.voters[index].round_due { ResyncMode::Round } else { ResyncMode::Join };
         let order = Resync {
@@ -134,6 +139,7 @@ impl Segment {
         let voter = &mut self.voters[index];
         voter.stage = stage;
         voter.asked_at = now;
+        voter.source = order.source.replica;
         voter.in_base_state = false;
         voter.settle_at = None;
         // From here on it is mixed (rule A3), and nothing but a resync ends that.

@@ -108,6 +108,9 @@ pub(crate) struct Voter {
     pub(crate) round_due: bool,
     /// It met damage under a write: re-sending from memory would meet it again.
     pub(crate) must_pull: bool,
+    /// The replica that it was last told to pull from, and the last one that could not give what is damaged on its disk.
+    pub(crate) source: ReplicaId,
+    pub(crate) damaged_source: Option<ReplicaId>,
     /// As the authority of this attach it could not give what the others lack, for that is damaged on its disk. Until it
     /// is live it counts as if it had not answered: a majority of the others has everything acknowledged (rule A2).
     pub(crate) unfit: bool,
@@ -162,6 +165,8 @@ impl Voter {
             in_base_state: false,
             round_due: false,
             must_pull: false,
+            source: ReplicaId::default(),
+            damaged_source: None,
             unfit: false,
             asked_at: Moment::ZERO,
             progress: Progress::default(),

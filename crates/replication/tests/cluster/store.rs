@@ -27,6 +27,9 @@ pub(crate) fn block_value(block: &[u8]) -> u64 {
     u64::from_le_bytes(block[..8].try_into().expect("eight bytes"))
 }
 
+/// Blocks and versions that are not zero.
+type Comparable = (Vec<(u32, u64)>, Vec<(u32, Seq)>);
+
 /// The blocks of a replica, now or at a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Content {
@@ -156,7 +159,7 @@ impl Content {
     }
 
     /// Blocks never written and zero are the same.
-    fn comparable(&self) -> (Vec<(u32, u64)>, Vec<(u32, Seq)>) {
+    fn comparable(&self) -> Comparable {
         let blocks: Vec<_> =
             self.blocks.iter().filter(|(_, value)| **value != 0).map(|(b, v)| (*b, *v)).collect();
         let versions: Vec<_> = self

@@ -1,10 +1,9 @@
 //! W1: an acknowledged write is accepted by a majority of the voters, and one whose answer promised durability is durable
 //! on one. Judged at the moment of the answer, by what the storage nodes have said of themselves.
 
-use super::{Acknowledged, Sent};
-use quoin_cluster::Volume;
+use super::{Acknowledged, Configurations, Sent};
 use quoin_types::collections::HashMap;
-use quoin_types::quorum::majority;
+use quoin_types::joint;
 use quoin_types::{Epoch, ReplicaId, Seq};
 use quoin_wire::{OpenReply, Position};
 
@@ -34,7 +33,7 @@ impl Positions {
         &self,
         told: &Acknowledged<'_>,
         durable: bool,
-        volume: &Volume,
+        configurations: &Configurations,
         sent: &HashMap<u64, Sent>,
     ) -> Result<(), String> {
         // Zeroes are not told apart, and parts of blocks are written with what is around them.
@@ -42,7 +41,7 @@ impl Positions {
             let Some(sent) = sent.get(value) else {
                 return Err(format!("the write of {value} is acknowledged, and was sent to nobody"));
             };
-            if !self.has_majority(sent, durable, volume) {
+            if !self.has_majority(sent, durable, configurations) {
                 let what = if durable { "durable on" } else { "accepted by" };
                 return Err(format!("{value} is acknowledged at {sent:?}, and is not {what} a majority"));
             }
@@ -50,13 +49,14 @@ impl Positions {
         Ok(())
     }
 
-    pub(super) fn has_majority(&self, sent: &Sent, durable: bool, volume: &Volume) -> bool {
-        let Some(segment) = volume.segments.get(sent.segment.index as usize) else { return false };
+    pub(super) fn has_majority(&self, sent: &Sent, durable: bool, configurations: &Configurations) -> bool {
         let has = |replica: ReplicaId| {
             let known = self.told.get(&(replica, sent.epoch)).copied().unwrap_or_default();
             (if durable { known.1 } else { known.0 }) >= sent.seq
         };
-        let with = segment.replicas.iter().filter(|replica| has(replica.id)).count();
-        with >= majority(segment.replicas.len())
+        let known = configurations.get(&sent.segment).map(Vec::as_slice).unwrap_or_default();
+        known
+            .iter()
+            .any(|(_, members)| joint::is_majority(members, |(_, role)| *role, |(replica, _)| has(*replica)))
     }
 }

@@ -1,9 +1,8 @@
 //! A flush is answered when every write that was answered before it began is durable on a majority.
 
 use super::acknowledged_is_on_a_majority::Positions;
-use super::{Acknowledged, Sent};
+use super::{Acknowledged, Configurations, Sent};
 use crate::queue::Nanos;
-use quoin_cluster::Volume;
 use quoin_types::collections::HashMap;
 
 /// Writes that no flush has covered yet: the epoch, the value, and when it was answered.
@@ -19,14 +18,15 @@ impl Unflushed {
     pub(super) fn flushed(
         &mut self,
         told: &Acknowledged<'_>,
-        volume: &Volume,
+        configurations: &Configurations,
         positions: &Positions,
         sent: &HashMap<u64, Sent>,
     ) -> Result<(), String> {
         // What an earlier attachment wrote is in the state with which this one began: the history says whether it stays.
         let covered = |(epoch, _, end): &(u64, u64, Nanos)| *epoch == told.epoch && *end <= told.start;
         for (_, value, _) in self.0.extract_if(.., |write| covered(write)) {
-            let durable = sent.get(&value).is_some_and(|sent| positions.has_majority(sent, true, volume));
+            let durable =
+                sent.get(&value).is_some_and(|sent| positions.has_majority(sent, true, configurations));
             if !durable {
                 return Err(format!("a flush is answered, and {value} is not durable on a majority"));
             }

@@ -22,8 +22,9 @@ use flushed_is_durable::Unflushed;
 use no_amnesia::Memory;
 use quoin_cluster::Volume;
 use quoin_history::History;
+use quoin_types::Generation;
 use quoin_types::collections::HashMap;
-use quoin_types::{BLOCK_BYTES, Durability, Epoch, ReplicaId, SegmentId, Seq};
+use quoin_types::{BLOCK_BYTES, Durability, Epoch, ReplicaId, ReplicaRole, SegmentId, Seq};
 use quoin_wire::Message;
 use single_writer::Writers;
 
@@ -34,6 +35,11 @@ struct Sent {
     epoch: Epoch,
     seq: Seq,
 }
+
+/// The configurations of a segment, the latest last: the gateway runs one of them, and not always the latest.
+type Configurations = HashMap<SegmentId, Vec<(Generation, Vec<(ReplicaId, ReplicaRole)>)>>;
+/// So many configurations back, no gateway that could acknowledge anything runs one any more.
+const CONFIGURATIONS_KEPT: usize = 6;
 
 /// An acknowledgement to a client.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +61,7 @@ pub(crate) struct Observer {
     pub(crate) history: History,
     durability: Durability,
     segments: HashMap<ReplicaId, SegmentId>,
+    configurations: Configurations,
     sent: HashMap<u64, Sent>,
     positions: Positions,
     unflushed: Unflushed,
@@ -69,6 +76,7 @@ impl Observer {
             history: History::default(),
             durability,
             segments: HashMap::default(),
+            configurations: HashMap::default(),
             sent: HashMap::default(),
             positions: Positions::default(),
             unflushed: Unflushed::default(),
@@ -132,24 +140,35 @@ impl Observer {
     }
 
     /// The attachment began without proof that every accepted write was there (rule A2).
-    /// Says whether that is news.
-    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) -> bool {
-        let is_news = !self.history.lossy().contains(&epoch.0);
+    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) {
         self.history.push_lossy(epoch.0);
-        is_news
+    }
+
+    /// What the managers know of the volume.
+    pub(crate) fn volume_is(&mut self, volume: &Volume) {
+        for (index, segment) in (0..).zip(&volume.segments) {
+            let known = self.configurations.entry(SegmentId { volume: volume.id, index }).or_default();
+            if known.last().is_none_or(|(generation, _)| *generation < segment.generation) {
+                let members = segment.members().map(|(replica, role)| (replica.id, role)).collect();
+                known.push((segment.generation, members));
+                if known.len() > CONFIGURATIONS_KEPT {
+                    known.remove(0);
+                }
+            }
+        }
     }
 
     /// A client was told that its write, or its flush (which has no values), is done.
-    pub(crate) fn acknowledged(&mut self, volume: Option<&Volume>, told: &Acknowledged<'_>, is_flush: bool) {
+    pub(crate) fn acknowledged(&mut self, told: &Acknowledged<'_>, is_flush: bool) {
         let result = self.writers.acknowledged(told);
         self.note(result);
-        let Some(volume) = volume else { return };
+        let configurations = &self.configurations;
         if is_flush {
-            let result = self.unflushed.flushed(told, volume, &self.positions, &self.sent);
+            let result = self.unflushed.flushed(told, configurations, &self.positions, &self.sent);
             return self.note(result);
         }
         let durable = told.durable || self.durability == Durability::WriteThrough;
-        let result = self.positions.acknowledged(told, durable, volume, &self.sent);
+        let result = self.positions.acknowledged(told, durable, configurations, &self.sent);
         self.note(result);
         self.unflushed.acknowledged(told);
     }

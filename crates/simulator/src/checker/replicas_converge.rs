@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// Checks all segments; reads straight from the disks, as a start of each node would find them.
 pub(crate) fn check(world: &mut World) -> Result<(), String> {
-    let Some(volume) = world.manager.volume().cloned() else { return Ok(()) };
+    let Some(volume) = world.managers.volume().cloned() else { return Ok(()) };
     let mut engines = Vec::new();
     for process in &world.nodes {
         let disk = process.disk.process_crash();
@@ -18,7 +18,7 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
     }
     for (index, segment) in volume.segments.iter().enumerate() {
         let mut first: Option<(ReplicaId, Vec<ExtentContent>)> = None;
-        for replica in &segment.replicas {
+        for (replica, _) in segment.members() {
             let node = world.nodes.iter().position(|process| process.id() == replica.node);
             let engine = node.and_then(|node| engines[node].as_mut());
             let engine =

@@ -227,7 +227,7 @@ impl World {
                         durable: pending.fua,
                     };
                     let is_flush = pending.command == Command::Flush;
-                    self.observer.acknowledged(self.manager.volume(), &told, is_flush);
+                    self.observer.acknowledged(&told, is_flush);
                 }
             }
             // Whether anything was changed is not known: a request may have several parts.

@@ -1,14 +1,17 @@
 //! A gateway's process on its machine: what its shell does, with virtual time in place of sockets and timers.
 
 use super::glue::{Inbox, Outbox, brief, frame};
-use super::manager::{Attached, ManagerCall};
+use super::manager::{HEARTBEAT, reply};
 use super::network::{CALLED, CALLER, ConnId};
 use super::{Event, Machine, Process, World};
 use crate::clock::Clock;
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use bytes::{Bytes, BytesMut};
-use quoin_gateway::core::{Attachment, ClientOperation, Core, Output, Reply, Ticket, View};
+use quoin_api::v1;
+use quoin_cluster_manager::member::{Answer, Reply as Told, Request as Asked};
+use quoin_gateway::core::{Attachment, ClientOperation, Core, Output, Reply, Ticket};
+use quoin_gateway::words;
 use quoin_nbd::{
     BlockSizes, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Operation,
     Received, ReplyEncoder, Request, Step, Transmission,
@@ -138,7 +141,8 @@ impl World {
             next_ticket: 0,
         });
         process.past.push(instance);
-        self.manager.watch_gateway(index);
+        self.watch(Process::Gateway(index));
+        self.queue.push(self.now, Event::Heartbeat { who: Process::Gateway(index), incarnation });
         self.arm_gateway_tick(index, 0);
     }
 
@@ -184,9 +188,8 @@ impl World {
         };
         // Only an attachment that began may have lost anything for good; while it may still begin it is looked at again.
         export.judged = report.available;
-        if report.lossy && self.observer.attachment_is_lossy(export.epoch) {
-            // The shell's next heartbeat says so.
-            self.call_manager(Process::Gateway(index), ManagerCall::MarkLossy { epoch: report.epoch });
+        if report.lossy {
+            self.observer.attachment_is_lossy(export.epoch);
         }
     }
 
@@ -427,40 +430,81 @@ impl World {
             return;
         }
         let instance = running.core.instance();
-        let gateway = process.name.clone();
-        self.call_manager(Process::Gateway(index), ManagerCall::Attach { gateway, instance });
+        let request = v1::AttachRequest {
+            volume: EXPORT.into(),
+            gateway: process.name.0.clone(),
+            instance: instance.as_bytes().to_vec(),
+            take_over: self.fault_random.permille(700),
+        };
+        self.call_manager(Process::Gateway(index), Asked::Attach(request));
     }
 
-    pub(super) fn gateway_not_attached(&mut self, index: usize) {
+    /// The managers have answered, or nobody has.
+    pub(super) fn gateway_is_answered(&mut self, index: usize, request: &Asked, answer: Option<Box<Answer>>) {
+        if !matches!(request, Asked::Attach(_)) {
+            return;
+        }
         if let Some(running) = self.gateways[index].running.as_mut() {
             running.attaching = false;
         }
-        self.answer_opens(index, false);
-    }
-
-    pub(super) fn gateway_attached(&mut self, index: usize, attached: Attached) {
-        let process = &mut self.gateways[index];
-        let Some(running) = process.running.as_mut() else { return };
-        running.attaching = false;
-        let gone = |previous: &LeaseHolder| {
-            process.past.contains(&previous.instance) && previous.instance != running.core.instance()
+        let attached = match reply(answer) {
+            Some(Told::Attach(reply)) => self.gateway_attached(index, &reply),
+            _ => None,
         };
-        let void = attached.previous.filter(gone);
-        running.cluster = Some(attached.cluster);
-        let (id, epoch) = (attached.spec.id, attached.epoch);
-        running.export = Some(Export { id, epoch, judged: false });
-        self.gateway_event(index, |core, now| {
-            for (node, address) in &attached.nodes {
-                core.on_address(*node, address);
-            }
-            let revision = attached.revision;
-            core.attach(attached.spec, Attachment { epoch, void, steward: false, revision }, now);
-        });
-        self.answer_opens(index, true);
+        self.answer_opens(index, attached.is_some());
     }
 
-    pub(super) fn gateway_sees(&mut self, index: usize, view: &View) {
-        self.gateway_event(index, |core, now| core.on_view(view, now));
+    fn gateway_attached(&mut self, index: usize, reply: &v1::AttachReply) -> Option<()> {
+        let process = &mut self.gateways[index];
+        let running = process.running.as_mut()?;
+        let volume = reply.volume.as_ref()?;
+        let spec = words::spec(volume, &reply.nodes)?;
+        let epoch = Epoch(volume.attachment.as_ref()?.epoch);
+        let previous = InstanceId::from_slice(&reply.previous_instance)
+            .map(|instance| LeaseHolder { instance, epoch: Epoch(reply.previous_epoch) });
+        let own = running.core.instance();
+        let void = previous.filter(|old| process.past.contains(&old.instance) && old.instance != own);
+        running.cluster = ClusterId::from_slice(&reply.cluster_id);
+        running.export = Some(Export { id: spec.id, epoch, judged: false });
+        let revision = volume.revision;
+        self.gateway_event(index, |core, now| {
+            for node in &reply.nodes {
+                core.on_address(NodeId(node.node), &node.data_address);
+            }
+            core.attach(spec, Attachment { epoch, void, steward: false, revision }, now);
+        });
+        Some(())
+    }
+
+    pub(super) fn gateway_sees(&mut self, index: usize, view: &v1::GatewayView) {
+        if let Some(running) = self.gateways[index].running.as_mut() {
+            running.cluster = ClusterId::from_slice(&view.cluster_id).or(running.cluster);
+        }
+        let view = words::view(view);
+        self.gateway_event(index, |core, now| core.on_view(&view, now));
+    }
+
+    pub(super) fn gateway_heartbeat(&mut self, index: usize) {
+        let process = &self.gateways[index];
+        let Some(running) = &process.running else { return };
+        let export = running.export.map(|export| export.id);
+        let in_use = running.clients.values().filter(|client| matches!(client.stage, Stage::Transmission(_)));
+        let clients = in_use.count() as u32;
+        let reports = running.core.reports();
+        let reports = reports.iter().map(|report| {
+            words::attachment_report(report, if export == Some(report.volume) { clients } else { 0 })
+        });
+        let request = v1::GatewayHeartbeatRequest {
+            gateway: process.name.0.clone(),
+            instance: running.core.instance().as_bytes().to_vec(),
+            nbd_address: "-".into(),
+            version: String::new(),
+            attachments: reports.collect(),
+        };
+        // The shell reports at once when something has changed: half of the interval stands for that.
+        let (incarnation, wait) = (process.incarnation, process.clock.virtual_time(HEARTBEAT / 2));
+        self.call_manager(Process::Gateway(index), Asked::GatewayHeartbeat(request));
+        self.queue.push(self.now + wait, Event::Heartbeat { who: Process::Gateway(index), incarnation });
     }
 
     /// Tells the clients that wait for the volume.

@@ -22,8 +22,9 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use bytes::Bytes;
 use gateway::GatewayProcess;
-use manager::{Manager, ManagerCall, ManagerReply};
+use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
+use quoin_cluster_manager::member::{Answer, OutboundMessage};
 use quoin_types::NodeId;
 
 /// What happens.
@@ -49,16 +50,28 @@ pub(crate) enum Event {
     PullTimeout { node: usize, incarnation: u64, conn: ConnId, heard: u64 },
     /// A storage node's process is started.
     NodeStart { node: usize, incarnation: u64 },
-    /// A storage node asks for its registration.
-    NodeRegister { node: usize, incarnation: u64 },
     /// A gateway's process is started.
     GatewayStart { gateway: usize, incarnation: u64 },
     /// A machine has power again.
     PowerBack { machine: Machine },
-    /// The managers are asked.
-    Call { caller: Process, incarnation: u64, call: ManagerCall },
-    /// The managers have answered.
-    Answer { caller: Process, incarnation: u64, answer: ManagerReply },
+    /// A member of the managers is started.
+    ManagerStart { manager: usize, incarnation: u64 },
+    /// A member's timer.
+    ManagerTick { manager: usize, incarnation: u64 },
+    /// A member's message to another.
+    ManagerMessage { from: usize, incarnation: u64, message: OutboundMessage },
+    /// A call has come to a member.
+    CallArrives { call: u64, attempt: u64 },
+    /// A member's answer has come to the caller.
+    CallAnswered { manager: usize, ticket: u64, answer: Box<Answer> },
+    /// Nobody has answered.
+    CallTimeout { call: u64, attempt: u64 },
+    /// The managers tell a process something.
+    Told { caller: Process, incarnation: u64, told: Told },
+    /// A process that watches is sent what is new.
+    Watch { who: Process, incarnation: u64 },
+    /// A process reports to the managers.
+    Heartbeat { who: Process, incarnation: u64 },
     /// A client thinks of something to do.
     ClientAct { client: usize, timer: u64 },
     /// A fault begins.
@@ -81,11 +94,17 @@ impl Event {
             Event::Job { node, number, .. } => (8, *node, *number as usize),
             Event::PullTimeout { node, conn, .. } => (9, *node, *conn),
             Event::NodeStart { node, .. } => (10, *node, 0),
-            Event::NodeRegister { node, .. } => (11, *node, 0),
             Event::GatewayStart { gateway, .. } => (12, *gateway, 0),
             Event::PowerBack { machine } => (13, *machine, 0),
-            Event::Call { incarnation, .. } => (14, *incarnation as usize, 0),
-            Event::Answer { incarnation, .. } => (15, *incarnation as usize, 0),
+            Event::ManagerStart { manager, .. } => (19, *manager, 0),
+            Event::ManagerTick { manager, .. } => (20, *manager, 0),
+            Event::ManagerMessage { from, message, .. } => (21, *from, message.to as usize),
+            Event::CallArrives { call, attempt } => (22, *call as usize, *attempt as usize),
+            Event::CallAnswered { manager, ticket, .. } => (23, *manager, *ticket as usize),
+            Event::CallTimeout { call, attempt } => (24, *call as usize, *attempt as usize),
+            Event::Told { incarnation, .. } => (14, *incarnation as usize, 0),
+            Event::Watch { incarnation, .. } => (15, *incarnation as usize, 0),
+            Event::Heartbeat { incarnation, .. } => (25, *incarnation as usize, 0),
             Event::ClientAct { client, timer } => (16, *client, *timer as usize),
             Event::Fault => (17, 0, 0),
             Event::Mend(_, a, b) => (18, *a, *b),
@@ -105,7 +124,8 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) workload: Workload,
     pub(crate) client_machine: Machine,
-    pub(crate) manager: Manager,
+    pub(crate) managers: Managers,
+    volume_asked: bool,
     /// Whether each machine has power, and the boots that it had.
     machines: Vec<(bool, u64)>,
     pub(crate) disk_random: Random,
@@ -122,7 +142,7 @@ pub(crate) struct World {
 impl World {
     /// A cluster that is about to start.
     pub(crate) fn new(setup: Setup, seed: u64, trace: Trace) -> Self {
-        let machines = setup.nodes + setup.gateways + 2;
+        let machines = setup.nodes + setup.gateways + MEMBERS + 1;
         let network = Network::new(Random::split(seed, 2), setup.delay);
         let mut world = Self {
             now: 0,
@@ -133,7 +153,8 @@ impl World {
             clients: Vec::new(),
             workload: Workload::new(Random::split(seed, 3), &setup),
             client_machine: machines - 1,
-            manager: Manager::new(machines - 2),
+            managers: Managers::new(machines - 1 - MEMBERS, Random::split(seed, 7)),
+            volume_asked: false,
             machines: vec![(true, 1); machines],
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
@@ -149,6 +170,9 @@ impl World {
     }
 
     fn build(&mut self) {
+        for manager in 0..MEMBERS {
+            self.queue.push(self.now, Event::ManagerStart { manager, incarnation: 0 });
+        }
         for index in 0..self.setup.nodes {
             let node = NodeProcess::new(index, &self.setup, &mut self.disk_random);
             self.nodes.push(node);
@@ -204,11 +228,19 @@ impl World {
                 self.on_pull_timeout(node, incarnation, conn, heard);
             }
             Event::NodeStart { node, incarnation } => self.start_node(node, incarnation),
-            Event::NodeRegister { node, incarnation } => self.register_node(node, incarnation),
             Event::GatewayStart { gateway, incarnation } => self.start_gateway(gateway, incarnation),
             Event::PowerBack { machine } => self.power_back(machine),
-            Event::Call { caller, incarnation, call } => self.on_call(caller, incarnation, call),
-            Event::Answer { caller, incarnation, answer } => self.on_answer(caller, incarnation, answer),
+            Event::ManagerStart { manager, incarnation } => self.start_manager(manager, incarnation),
+            Event::ManagerTick { manager, incarnation } => self.on_manager_tick(manager, incarnation),
+            Event::ManagerMessage { from, incarnation, message } => {
+                self.on_manager_message(from, incarnation, message);
+            }
+            Event::CallArrives { call, attempt } => self.on_call_arrives(call, attempt),
+            Event::CallAnswered { manager, ticket, answer } => self.on_call_answered(manager, ticket, answer),
+            Event::CallTimeout { call, attempt } => self.on_call_timeout(call, attempt),
+            Event::Told { caller, incarnation, told } => self.on_told(caller, incarnation, told),
+            Event::Watch { who, incarnation } => self.on_watch(who, incarnation),
+            Event::Heartbeat { who, incarnation } => self.on_heartbeat(who, incarnation),
             Event::ClientAct { client, timer } => self.client_act(client, timer),
             Event::Fault => self.begin_fault(),
             Event::Mend(fault, a, b) => self.end_fault(fault, a, b),
@@ -223,11 +255,14 @@ impl World {
             | Event::GatewayConnectTimeout { gateway, .. }
             | Event::GatewayCut { gateway, .. }
             | Event::GatewayAttach { gateway, .. } => Some(Process::Gateway(*gateway)),
-            Event::NodeTick { node, .. }
-            | Event::Job { node, .. }
-            | Event::PullTimeout { node, .. }
-            | Event::NodeRegister { node, .. } => Some(Process::Node(*node)),
-            Event::Answer { caller, .. } => Some(*caller),
+            Event::NodeTick { node, .. } | Event::Job { node, .. } | Event::PullTimeout { node, .. } => {
+                Some(Process::Node(*node))
+            }
+            Event::Told { caller, .. } => Some(*caller),
+            Event::Heartbeat { who, .. } => Some(*who),
+            Event::ManagerTick { manager, .. } => Some(Process::Manager(*manager)),
+            Event::ManagerMessage { message, .. } => Some(Process::Manager(message.to as usize - 1)),
+            Event::CallArrives { call, .. } => self.managers.asked(*call).map(Process::Manager),
             _ => None,
         }
     }
@@ -236,7 +271,8 @@ impl World {
         let until = match process {
             Process::Gateway(index) => self.gateways[index].paused_until,
             Process::Node(index) => self.nodes[index].paused_until,
-            Process::Client(_) => 0,
+            Process::Manager(index) => self.managers.members[index].paused_until,
+            Process::Client(_) | Process::Operator => 0,
         };
         (until > self.now).then_some(until)
     }
@@ -245,7 +281,7 @@ impl World {
         match process {
             Process::Gateway(index) => self.gateways[index].running.is_some(),
             Process::Node(index) => self.nodes[index].node.is_some(),
-            Process::Client(_) => true,
+            Process::Client(_) | Process::Manager(_) | Process::Operator => true,
         }
     }
 
@@ -255,6 +291,7 @@ impl World {
             Process::Gateway(index) => self.gateway_bytes(index, conn, side, bytes),
             Process::Node(index) => self.node_bytes(index, conn, side, is_new, bytes),
             Process::Client(index) => self.client_bytes(index, conn, bytes),
+            Process::Manager(_) | Process::Operator => {}
         }
     }
 
@@ -263,6 +300,18 @@ impl World {
             Process::Gateway(index) => self.gateway_conn_ended(index, conn),
             Process::Node(index) => self.node_conn_ended(index, conn),
             Process::Client(index) => self.client_conn_ended(index, conn),
+            Process::Manager(_) | Process::Operator => {}
+        }
+    }
+
+    fn on_heartbeat(&mut self, who: Process, incarnation: u64) {
+        if self.incarnation_of(who) != incarnation {
+            return;
+        }
+        match who {
+            Process::Node(index) => self.node_heartbeat(index),
+            Process::Gateway(index) => self.gateway_heartbeat(index),
+            _ => {}
         }
     }
 }

@@ -21,6 +21,9 @@ pub(crate) enum Process {
     Gateway(usize),
     Node(usize),
     Client(usize),
+    Manager(usize),
+    /// Who asks the managers for changes.
+    Operator,
 }
 
 /// What a connection carries.
@@ -125,7 +128,8 @@ impl World {
         match process {
             Process::Gateway(index) => self.gateways[index].machine,
             Process::Node(index) => self.nodes[index].machine,
-            Process::Client(_) => self.client_machine,
+            Process::Manager(index) => self.managers.members[index].machine,
+            Process::Client(_) | Process::Operator => self.client_machine,
         }
     }
 
@@ -133,7 +137,8 @@ impl World {
         match process {
             Process::Gateway(index) => self.gateways[index].incarnation,
             Process::Node(index) => self.nodes[index].incarnation,
-            Process::Client(_) => 0,
+            Process::Manager(index) => self.managers.members[index].incarnation,
+            Process::Client(_) | Process::Operator => 0,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A storage node's process on its machine: what its shell does, with virtual time in place of threads.
 
 use super::glue::{Inbox, Outbox, brief, frame};
-use super::manager::{ManagerCall, NodeView};
+use super::manager::{HEARTBEAT, is_refused, reply};
 use super::network::{CALLED, CALLER, ConnId};
 use super::{Event, Machine, Process, World};
 use crate::clock::Clock;
@@ -10,7 +10,8 @@ use crate::queue::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::random::Random;
 use crate::setup::Setup;
 use bytes::Bytes;
-use quoin_cluster::command::RegisterNode;
+use quoin_api::v1;
+use quoin_cluster_manager::member::{Answer, Reply, Request};
 use quoin_storage_node::node as storage;
 use quoin_storage_node::node::{Fatal, Limits, Node, NodeIdentity, PullId, ReadJob};
 use quoin_store::{
@@ -169,32 +170,65 @@ impl World {
     /// Asks the managers to accept this start (rule C2), again and again until they answer.
     pub(super) fn register_node(&mut self, index: usize, incarnation: u64) {
         let process = &self.nodes[index];
-        if process.incarnation != incarnation || process.node.is_some() {
+        if process.incarnation != incarnation {
             return;
         }
-        let mut registration = RegisterNode {
+        let mut registration = v1::RegisterNodeRequest {
             name: process.name.clone(),
-            instance: Some(process.instance),
+            instance: process.instance.as_bytes().to_vec(),
             data_address: index.to_string(),
             admin_address: "-".into(),
             capacity_bytes: process.capacity_bytes,
-            ..RegisterNode::default()
+            ..v1::RegisterNodeRequest::default()
         };
-        let call = match &process.volatile.opened {
-            None => ManagerCall::RegisterEmpty { name: registration.name },
-            Some((engine, opened)) => {
-                registration.cluster_id = engine.identity().cluster;
-                registration.disk = engine.identity().disk;
-                registration.start_count = opened.start_count;
-                ManagerCall::Register(registration)
-            }
-        };
-        self.call_manager(Process::Node(index), call);
+        let running = process.node.as_ref().map(Node::engine);
+        let opened = process.volatile.opened.as_ref().map(|(engine, _)| engine);
+        if let Some(engine) = running.or(opened) {
+            registration.cluster_id = engine.identity().cluster.as_bytes().to_vec();
+            registration.disk = engine.identity().disk.as_bytes().to_vec();
+            registration.start_count = engine.start_count();
+        }
+        self.call_manager(Process::Node(index), Request::RegisterNode(registration));
     }
 
-    pub(super) fn node_not_registered(&mut self, index: usize) {
-        let incarnation = self.nodes[index].incarnation;
-        self.queue.push(self.now + 200 * MILLISECOND, Event::NodeRegister { node: index, incarnation });
+    /// The managers have answered, or nobody has.
+    pub(super) fn node_is_answered(&mut self, index: usize, request: &Request, answer: Option<Box<Answer>>) {
+        match request {
+            Request::RegisterNode(_) if is_refused(answer.as_deref()) => self.node_refused(index),
+            Request::RegisterNode(asked) => {
+                let Some(Reply::RegisterNode(reply)) = reply(answer) else { return };
+                match ClusterId::from_slice(&reply.cluster_id) {
+                    Some(cluster) if asked.disk.is_empty() => self.node_may_format(index, cluster),
+                    _ => self.node_registered(index, NodeId(reply.node)),
+                }
+            }
+            Request::NodeHeartbeat(_) => {
+                if let Some(Reply::Heartbeat(v1::HeartbeatReply { known: false })) = reply(answer) {
+                    let incarnation = self.nodes[index].incarnation;
+                    self.register_node(index, incarnation);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn node_heartbeat(&mut self, index: usize) {
+        let process = &self.nodes[index];
+        let Some(node) = &process.node else { return };
+        let space = node.engine().space();
+        let request = v1::NodeHeartbeatRequest {
+            node: node.identity().node.0,
+            disk: node.identity().disk.as_bytes().to_vec(),
+            start_count: node.engine().start_count(),
+            used_bytes: space.used_bytes,
+            capacity_bytes: space.capacity_bytes,
+            replicas: node.replica_counts().0 as u32,
+            damaged_extents: node.damaged_extents() as u64,
+            leaving: false,
+        };
+        let (incarnation, wait) = (process.incarnation, process.clock.virtual_time(HEARTBEAT));
+        self.call_manager(Process::Node(index), Request::NodeHeartbeat(request));
+        self.queue.push(self.now + wait, Event::Heartbeat { who: Process::Node(index), incarnation });
     }
 
     /// The managers told the cluster's identity to a node whose disk is empty.
@@ -246,8 +280,9 @@ impl World {
                 return self.restart_node_later(index);
             }
         }
-        self.manager.watch_node(index);
-        self.send_node_view(index);
+        self.watch(Process::Node(index));
+        let incarnation = self.nodes[index].incarnation;
+        self.queue.push(self.now, Event::Heartbeat { who: Process::Node(index), incarnation });
         self.node_event(index, |_, _| Ok(()));
         self.arm_node_tick(index, 0);
     }
@@ -369,19 +404,19 @@ impl World {
         let created = std::mem::take(&mut process.volatile.created);
         let dropped = std::mem::take(&mut process.volatile.dropped);
         if !created.is_empty() || !dropped.is_empty() {
-            let call = ManagerCall::Report { node: id, disk, created, dropped };
-            self.call_manager(Process::Node(index), call);
+            let request = v1::ReportReplicasRequest {
+                node: id.0,
+                disk: disk.as_bytes().to_vec(),
+                created: created.into_iter().map(|id| id.0).collect(),
+                dropped: dropped.into_iter().map(|id| id.0).collect(),
+            };
+            self.call_manager(Process::Node(index), Request::ReportReplicas(request));
         }
     }
 
-    pub(super) fn node_sees(&mut self, index: usize, view: NodeView) {
-        self.node_event(index, |node, now| {
-            if node.identity().disk == view.disk {
-                node.on_assignments(&view.assignments, now)
-            } else {
-                Ok(())
-            }
-        });
+    pub(super) fn node_sees(&mut self, index: usize, view: &v1::ReplicaAssignments) {
+        let assignments = quoin_storage_node::words::assignments(view);
+        self.node_event(index, |node, now| node.on_assignments(&assignments, now));
     }
 
     fn arm_node_tick(&mut self, index: usize, wait: Nanos) {

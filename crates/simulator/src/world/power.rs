@@ -22,7 +22,8 @@ impl World {
             match process {
                 Process::Node(index) => self.end_node_by_power(index),
                 Process::Gateway(index) => self.end_gateway(index, true),
-                Process::Client(_) => {}
+                Process::Manager(index) => self.end_manager(index, true),
+                Process::Client(_) | Process::Operator => {}
             }
         }
         self.queue.push(self.now + away, Event::PowerBack { machine });
@@ -35,7 +36,8 @@ impl World {
             match process {
                 Process::Node(index) => self.restart_node_later(index),
                 Process::Gateway(index) => self.restart_gateway_later(index),
-                Process::Client(_) => {}
+                Process::Manager(index) => self.start_manager_later(index, 0),
+                Process::Client(_) | Process::Operator => {}
             }
         }
     }
@@ -43,7 +45,13 @@ impl World {
     fn processes_on(&self, machine: Machine) -> Vec<Process> {
         let nodes = (0..self.nodes.len()).filter(|index| self.nodes[*index].machine == machine);
         let gateways = (0..self.gateways.len()).filter(|index| self.gateways[*index].machine == machine);
-        nodes.map(Process::Node).chain(gateways.map(Process::Gateway)).collect()
+        let members = &self.managers.members;
+        let managers = (0..members.len()).filter(|index| members[*index].machine == machine);
+        nodes
+            .map(Process::Node)
+            .chain(gateways.map(Process::Gateway))
+            .chain(managers.map(Process::Manager))
+            .collect()
     }
 
     /// `kill -9`; the supervisor starts it again after a time.
@@ -59,8 +67,17 @@ impl World {
                 let incarnation = self.gateways[index].incarnation;
                 self.queue.push(self.now + away, Event::GatewayStart { gateway: index, incarnation });
             }
-            Process::Client(_) => {}
+            Process::Manager(index) => {
+                self.end_manager(index, false);
+                self.start_manager_later(index, away);
+            }
+            Process::Client(_) | Process::Operator => {}
         }
+    }
+
+    fn start_manager_later(&mut self, index: usize, away: Nanos) {
+        let incarnation = self.managers.members[index].incarnation;
+        self.queue.push(self.now + away, Event::ManagerStart { manager: index, incarnation });
     }
 
     /// SIGSTOP, and SIGCONT after a time.
@@ -69,7 +86,8 @@ impl World {
         match process {
             Process::Node(index) => self.nodes[index].paused_until = until,
             Process::Gateway(index) => self.gateways[index].paused_until = until,
-            Process::Client(_) => {}
+            Process::Manager(index) => self.managers.members[index].paused_until = until,
+            Process::Client(_) | Process::Operator => {}
         }
     }
 }

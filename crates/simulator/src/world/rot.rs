@@ -6,7 +6,7 @@ use quoin_disk::{Dir, OpenMode};
 impl World {
     /// Flips a bit of a block on one node's disk. A good copy is always somewhere: each extent rots on one node only.
     pub(crate) fn rot(&mut self) -> bool {
-        let Some(volume) = self.manager.volume() else { return false };
+        let Some(volume) = self.managers.volume() else { return false };
         let segment = self.fault_random.index(volume.segments.len());
         let extent = self.fault_random.below(volume.segment_bytes >> 16);
         let replicas = &volume.segments[segment].replicas;

@@ -2,14 +2,11 @@
 
 use super::{Shell, peer, start};
 use crate::config::Config;
-use crate::node::{Assignment, KeptSnapshots, Wanted};
+use crate::words;
 use quoin_api::client::Managers;
 use quoin_api::v1::agent_client::AgentClient;
-use quoin_api::v1::{
-    NodeHeartbeatRequest, RegisterNodeRequest, ReplicaAssignments, ReplicaState, ReportReplicasRequest,
-    WatchReplicasRequest,
-};
-use quoin_types::{Generation, ReplicaId, SegmentId, SnapshotId, VolumeId};
+use quoin_api::v1::{NodeHeartbeatRequest, RegisterNodeRequest, ReportReplicasRequest, WatchReplicasRequest};
+use quoin_types::ReplicaId;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -154,7 +151,7 @@ impl Agent {
             .agent_stream(async |mut client| Ok(client.watch_replicas(request.clone()).await?.into_inner()))
             .await?;
         while let Some(assignments) = stream.message().await? {
-            let assignments = parse(&assignments);
+            let assignments = words::assignments(&assignments);
             self.shell.event(|node, now| node.on_assignments(&assignments, now));
         }
         Ok(())
@@ -193,30 +190,4 @@ impl Agent {
             dropped.clear();
         }
     }
-}
-
-fn parse(assignments: &ReplicaAssignments) -> Vec<Assignment> {
-    assignments
-        .replicas
-        .iter()
-        .filter_map(|assignment| {
-            let wanted = match assignment.state() {
-                ReplicaState::Creating => Wanted::Created,
-                ReplicaState::Ready => Wanted::Kept,
-                ReplicaState::Dropping => Wanted::Dropped,
-                ReplicaState::Unspecified => return None,
-            };
-            Some(Assignment {
-                replica: ReplicaId(assignment.replica),
-                segment: SegmentId { volume: VolumeId(assignment.volume), index: assignment.segment },
-                generation: Generation(assignment.generation),
-                segment_bytes: assignment.segment_bytes,
-                wanted,
-                snapshots: KeptSnapshots {
-                    ids: assignment.snapshots.iter().copied().map(SnapshotId).collect(),
-                    up_to: SnapshotId(assignment.snapshots_to),
-                },
-            })
-        })
-        .collect()
 }

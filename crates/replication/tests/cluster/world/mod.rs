@@ -20,6 +20,9 @@ use std::time::Duration;
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
+/// The most snapshots in a run: a replica that lacks all of them is brought to one after the other, and in time.
+const SNAPSHOTS: u64 = 80;
+
 /// What a run is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -329,7 +332,7 @@ impl World {
             return;
         }
         let now = self.gateway_clock(gateway);
-        if self.rng.permille(self.setup.snapshots) {
+        if self.rng.permille(self.setup.snapshots) && self.next_snapshot < SNAPSHOTS {
             self.change_snapshots(gateway, now);
         }
         if self.gateways[gateway].outstanding() < self.gateways[gateway].outstanding_max {
