@@ -22,7 +22,7 @@ const SOUND_SEEDS: u64 = 200;
 pub(crate) const SEEDS: u64 = 1000;
 
 /// What a failing run says, and which checker says so.
-const CHECKERS: [(&str, &str); 13] = [
+const CHECKERS: [(&str, &str); 12] = [
     ("no order explains", "linearizable"),
     ("zeroes were read", "linearizable"),
     ("is acknowledged at", "acknowledged is on a majority"),
@@ -31,12 +31,14 @@ const CHECKERS: [(&str, &str); 13] = [
     ("acknowledges what was asked", "single writer"),
     ("differ at extent", "replicas converge"),
     ("is damaged at extent", "replicas converge"),
-    ("everything is trimmed", "no space leak"),
     ("cannot open its disk", "the disk engine refuses to start"),
     ("damage is left", "liveness: all damage is mended"),
     ("works again", "liveness: everything works again"),
     ("a panic:", "an assertion"),
 ];
+
+/// No mutant keeps space that nobody uses: a run that fails for it does not tell of the mutant.
+const UNRELATED: &str = "everything is trimmed";
 
 /// What came of a mutant's runs.
 struct Outcome {
@@ -62,23 +64,25 @@ pub(crate) fn run(only: Option<&str>, seeds: u64) -> Result<(), String> {
         return Err("there is no such mutant".into());
     }
     let binary = build(&root, &table)?;
-    if let Some(Failure { seed, problem }) = simulate(&binary, "", "default", 0, SOUND_SEEDS)? {
-        return Err(format!("without a mutant, seed {seed} fails: {problem}"));
+    let mut wrong = Vec::new();
+    match simulate(&binary, "", "default", 0, SOUND_SEEDS)? {
+        None => println!("without a mutant {SOUND_SEEDS} seeds pass\n"),
+        Some(Failure { seed, problem }) => {
+            wrong.push(format!("without a mutant, seed {seed} fails: {problem}"));
+        }
     }
-    println!("without a mutant {SOUND_SEEDS} seeds pass\n");
     println!("| mutant | rule | what it breaks | scenario | seeds | seconds | found by |");
     println!("|---|---|---|---|---|---|---|");
-    let mut missed = Vec::new();
     for mutant in mutants {
         let Outcome { found, seeds, time } = hunt(&binary, mutant, seeds)?;
         let Mutant { name, rule, breaks, scenario, .. } = mutant;
         let by = found.unwrap_or_else(|| {
-            missed.push(name.as_str());
+            wrong.push(format!("not found: {name}"));
             "**not found**".into()
         });
         println!("| {name} | {rule} | {breaks} | {scenario} | {seeds} | {:.1} | {by} |", time.as_secs_f64());
     }
-    if missed.is_empty() { Ok(()) } else { Err(format!("not found: {}", missed.join(", "))) }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 /// Builds the simulator with all mutants in it, and gives its binary.
@@ -104,7 +108,7 @@ fn hunt(binary: &Path, mutant: &Mutant, seeds: u64) -> Result<Outcome, String> {
             break;
         };
         from = seed + 1;
-        if simulate(binary, "", &mutant.scenario, seed, 1)?.is_none() {
+        if !problem.contains(UNRELATED) && simulate(binary, "", &mutant.scenario, seed, 1)?.is_none() {
             found = Some(found_by(&problem));
         }
     }
