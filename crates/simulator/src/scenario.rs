@@ -61,7 +61,10 @@ const FAMILIES: [(&str, &[Kind]); 9] = [
     ),
     ("crashes", &[Kind::KillNode, Kind::KillGateway, Kind::KillAll]),
     ("pauses", &[Kind::PauseNode, Kind::PauseGateway, Kind::HangDisk, Kind::SlowDisk]),
-    ("disks", &[Kind::HangDisk, Kind::SlowDisk, Kind::FailDisk, Kind::FailSyncs, Kind::KillNode]),
+    (
+        "disks",
+        &[Kind::HangDisk, Kind::SlowDisk, Kind::FailDisk, Kind::FailSyncs, Kind::KillNode, Kind::PowerNode],
+    ),
     (
         "takeovers",
         &[
