@@ -100,10 +100,10 @@ fn node_actions(state: &State, node: usize, actions: &mut Vec<Action>) {
         actions.push(Action::Sync(node));
     }
     match (&this.pull, this.source()) {
-        (Some(Pull::Question(question)), Some(source)) => {
-            if state.nodes[source].get().answer(question).is_some() {
-                actions.push(Action::Asked(node));
-            }
+        (Some(Pull::Question(question)), Some(source))
+            if state.nodes[source].get().answer(question).is_some() =>
+        {
+            actions.push(Action::Asked(node));
         }
         (Some(Pull::Answer(_)), _) => actions.push(Action::Answered(node)),
         _ => {}

@@ -29,7 +29,7 @@ const TAKE_OVER: Bounds = Bounds {
 };
 
 /// Some seconds even without optimization.
-pub(crate) const SMALL: [Bounds; 11] = [
+pub(crate) const SMALL: [Bounds; 13] = [
     Bounds { name: "two attach at once", served: false, asks: [&[], &[Write(0)]], ..TAKE_OVER },
     Bounds {
         name: "one attaches and writes, another attaches",
@@ -101,17 +101,25 @@ pub(crate) const SMALL: [Bounds; 11] = [
         faults: Faults { powers_of_all: 1, ..NONE },
         ..TAKE_OVER
     },
+    Bounds { name: "a takeover that reaches all", reach: [ALL, ALL], ..TAKE_OVER },
+    Bounds {
+        name: "reads while one catches up",
+        takeover: false,
+        retained_bytes_max: 0,
+        asks: [&[Write(0), Write(0), Read(0)], &[]],
+        faults: Faults { breaks: 1, heartbeats: [1, 0], ..NONE },
+        ..TAKE_OVER
+    },
 ];
 
 /// More of everything: for an optimized build.
-pub(crate) const LARGE: [Bounds; 16] = [
+pub(crate) const LARGE: [Bounds; 15] = [
     Bounds {
         name: "one attaches and writes, another attaches and reaches all",
         served: false,
         asks: [&[Write(0)], &[]],
         ..TAKE_OVER
     },
-    Bounds { name: "a takeover that reaches all", reach: [ALL, ALL], ..TAKE_OVER },
     Bounds {
         name: "three writes and a takeover",
         asks: [&[Write(0), Write(1), Write(0)], &[Write(0)]],

@@ -1,4 +1,4 @@
-//! C2: no disk answers for a replica that it does not have, and none has forgotten what it said was durable.
+//! C2: no disk answers for a replica that it does not have, and none has forgotten what it said was durable, or that it promised.
 
 use quoin_types::collections::HashMap;
 use quoin_types::{DiskId, Epoch, ReplicaId, Seq};
@@ -13,6 +13,8 @@ pub(super) struct Memory {
     homes: HashMap<ReplicaId, DiskId>,
     /// The last durable position that each replica has told since it started an epoch.
     durable: HashMap<(ReplicaId, Epoch), Seq>,
+    /// The highest epoch that each replica has said that it promised (rule A1).
+    promised: HashMap<ReplicaId, Epoch>,
 }
 
 impl Memory {
@@ -38,6 +40,11 @@ impl Memory {
         if home != disk {
             return Err(format!("replica {} is of disk {home}, and disk {disk} answers", reply.replica));
         }
+        let promised = self.promised.entry(reply.replica).or_default();
+        if reply.epoch < *promised {
+            return Err(format!("replica {} forgot that it promised epoch {promised}", reply.replica));
+        }
+        *promised = reply.epoch;
         let Some(last) = report.history.last().filter(|_| !report.mixed) else { return Ok(()) };
         // Under a later epoch a resync may have taken back what nobody else had.
         let durable = self.durable.get(&(reply.replica, last.epoch)).copied().unwrap_or_default();

@@ -62,6 +62,9 @@ struct Pending {
     is_last: bool,
 }
 
+/// Reads that a client has open beside as many requests as it may.
+const READS_BESIDES: usize = 4;
+
 /// One client.
 pub(crate) struct Client {
     conn: Option<ConnId>,
@@ -137,11 +140,15 @@ impl World {
             self.close(conn, CALLER);
             return self.client_conn_ended(index, conn);
         }
-        if self.clients[index].nbd.is_open()
-            && self.workload.active
-            && self.clients[index].pending.len() < self.setup.depth
-        {
-            self.ask_something(index);
+        if self.clients[index].nbd.is_open() && self.workload.active {
+            let pending = self.clients[index].pending.len();
+            if pending < self.setup.depth {
+                self.ask_something(index);
+            } else if pending < self.setup.depth + READS_BESIDES {
+                // Its writes wait, perhaps at a gateway that is left alone: what that one still shows is to be seen (rule R2).
+                let block = self.workload.random.pick(&self.workload.hot);
+                self.ask_read(index, block * BLOCK_BYTES, BLOCK_BYTES, false);
+            }
         }
         let gap = if self.workload.active { self.setup.request_gap } else { 100 * MILLISECOND };
         let wait = self.workload.random.wait(gap);
