@@ -10,14 +10,15 @@ use quoin_wire::*;
 use std::time::Duration;
 
 #[derive(Default)]
-struct Sent(Vec<(NodeId, Message)>);
+struct Sent(Vec<(NodeId, Message)>, Option<NodeId>);
 
+/// The second field: a node whose disk is full.
 impl Links for Sent {
     fn send(&mut self, node: NodeId, message: Message) {
         self.0.push((node, message));
     }
-    fn credit(&self, _node: NodeId, _extents: u64) -> Credit {
-        Credit::Enough
+    fn credit(&self, node: NodeId, extents: u64) -> Credit {
+        if self.1 == Some(node) && extents > 0 { Credit::Full } else { Credit::Enough }
     }
     fn spend(&mut self, _node: NodeId, _extents: u64) {}
     fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
@@ -688,4 +689,26 @@ fn a_read_in_order_stays_behind_the_changes_before_it() {
     let zero = sent.iter().position(|message| matches!(message, Message::Zero(_)));
     let read = sent.iter().position(|message| matches!(message, Message::Read(_)));
     assert!(zero.is_some() && read > zero, "{sent:?}");
+}
+
+#[test]
+fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    links.1 = Some(NodeId(2));
+    let (data, offset) = (Bytes::from(vec![1; 4096]), 0);
+    let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
+    segment.submit(Token(1), Request::Replicate { operation, durable: false }, at(2), links);
+    position(&mut segment, links, 0, 1, 1);
+    position(&mut segment, links, 1, 1, 1);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(1))]);
+    let health = |segment: &Segment| segment.status()[2].health.clone();
+    segment.tick(at(3), links);
+    assert_eq!(health(&segment), VoterHealth::InSync, "credit may be on its way");
+    segment.tick(at(4) + Timing::default().unanswered_max, links);
+    assert!(matches!(health(&segment), VoterHealth::CatchingUp { .. }), "{:?}", health(&segment));
+    links.1 = None;
+    segment.on_credit(NodeId(2), at(1500), links);
+    segment.tick(at(1501), links);
+    assert_eq!(health(&segment), VoterHealth::InSync);
 }

@@ -174,7 +174,11 @@ impl Segment {
                 Stage::Opening | Stage::Starting if now.since(voter.asked_at) > limit * PATIENCE => {
                     links.cut(voter.config.node, "it does not answer");
                 }
-                Stage::Live | Stage::Joining => self.pump(index, now, links),
+                Stage::Live | Stage::Joining => {
+                    self.pump(index, now, links);
+                    let voter = &mut self.voters[index];
+                    voter.is_starved = voter.starved_since.is_some_and(|since| now.since(since) > limit);
+                }
                 Stage::Resting(until) if now >= until => self.open(index, now, links),
                 Stage::Opened(_) if matches!(self.phase, Phase::Starting | Phase::Running) => {
                     self.catch_up(index, now, links);

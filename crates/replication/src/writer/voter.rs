@@ -114,6 +114,10 @@ pub(crate) struct Voter {
     /// As the authority of this attach it could not give what the others lack, for that is damaged on its disk. Until it
     /// is live it counts as if it had not answered: a majority of the others has everything acknowledged (rule A2).
     pub(crate) unfit: bool,
+    /// W5: since when it has no room for what it is to be sent.
+    pub(crate) starved_since: Option<Moment>,
+    /// It has had no room for so long that it is lagging, though it is there.
+    pub(crate) is_starved: bool,
     pub(crate) asked_at: Moment,
     pub(crate) progress: Progress,
     /// Whether it is on this machine.
@@ -168,6 +172,8 @@ impl Voter {
             source: ReplicaId::default(),
             damaged_source: None,
             unfit: false,
+            starved_since: None,
+            is_starved: false,
             asked_at: Moment::ZERO,
             progress: Progress::default(),
             local: false,
@@ -220,6 +226,7 @@ impl Voter {
     pub(crate) fn restart_stream(&mut self, position: Seq) {
         self.sent = position;
         self.accepted = Seq::ZERO;
+        (self.starved_since, self.is_starved) = (None, false);
         self.unanswered.clear();
         self.unanswered_bytes = 0;
     }
@@ -279,7 +286,7 @@ impl Voter {
         let health = match &self.stage {
             Stage::Offline => VoterHealth::Missing,
             Stage::Failed(reason) => VoterHealth::Failed(reason.clone()),
-            Stage::Live => VoterHealth::InSync,
+            Stage::Live if !self.is_starved => VoterHealth::InSync,
             _ => VoterHealth::CatchingUp {
                 done_bytes: self.progress.done_bytes,
                 total_bytes: self.progress.total_bytes,

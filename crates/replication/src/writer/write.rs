@@ -128,8 +128,10 @@ impl Segment {
             }
             let extents = operation.extents_touched();
             if links.credit(voter.config.node, extents) != Credit::Enough {
+                voter.starved_since.get_or_insert(now);
                 return;
             }
+            voter.starved_since = None;
             links.spend(voter.config.node, extents);
             links.send(voter.config.node, operation.message(voter.config.replica, self.config.epoch, seq));
             voter.sent_write(now, seq, operation.memory_bytes());
