@@ -5,6 +5,7 @@
 
 mod clients;
 mod command_line;
+mod copies;
 mod crashes;
 mod dev_cluster;
 mod fencing;

@@ -89,7 +89,6 @@ pub fn attachment_report(report: &VolumeReport, clients: u32) -> v1::AttachmentR
         replicas: report.replicas.iter().map(replica_report).collect(),
         segments: (0..).zip(&report.segments).map(segment_report).collect(),
         snapshots: report.snapshots.iter().map(|id| id.0).collect(),
-        ..v1::AttachmentReport::default()
     }
 }
 

@@ -220,7 +220,7 @@ fn c1_reads_need_leases_of_both_halves() {
     attached.started(2);
     attached.configure(3, &[(1, Outgoing), (2, Incoming)]);
     attached.sent.0.clear();
-    let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32 };
+    let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32, in_order: false };
     let reads =
         |sent: &Sent| sent.0.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count();
     attached.segment.submit(Token(7), read, now(), &mut attached.sent);
@@ -355,7 +355,7 @@ fn reads_under_way_to_a_dismissed_replica_are_asked_of_another() {
     let mut attached = with_learner();
     attached.leased(4);
     attached.sent.0.clear();
-    let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32 };
+    let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32, in_order: false };
     attached.segment.submit(Token(7), read, now(), &mut attached.sent);
     let asked = |sent: &Sent| -> Vec<u64> {
         let node =

@@ -256,7 +256,7 @@ fn answer_damaged(segment: &mut Segment, links: &mut Sent, now: Moment) -> usize
 /// With every copy damaged a read waits for a repair, for a while; then it fails, and says whether all were asked.
 fn until_it_fails(segment: &mut Segment, links: &mut Sent) -> (u64, Completion) {
     links.0.clear();
-    segment.submit(Token(9), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    segment.submit(Token(9), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
     for step in 0..2000 {
         let now = at(2 + step * 5);
         (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), now, now, links));
@@ -279,7 +279,7 @@ fn r3_a_read_fails_only_when_no_copy_in_reach_is_good() {
     segment.session_down(NodeId(2), at(2), links);
     let (_, completion) = until_it_fails(&mut segment, links);
     assert_eq!(completion, Completion::Failed(Token(9), Failure::DamagedInReach));
-    segment.submit(Token(10), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    segment.submit(Token(10), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
     answer_damaged(&mut segment, links, at(2));
     answer_damaged(&mut segment, links, at(2));
     assert!(segment.is_busy());
@@ -328,7 +328,7 @@ fn step_3_a_longer_tail_of_an_older_epoch_is_no_authority() {
 }
 
 fn read_sent(segment: &mut Segment, links: &mut Sent) -> Option<Read> {
-    segment.submit(Token(9), Request::Read { offset: 0, length: 4096 }, at(2), links);
+    segment.submit(Token(9), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
     links.0.iter().find_map(|(_, message)| if let Message::Read(read) = message { Some(*read) } else { None })
 }
 
@@ -601,7 +601,7 @@ proptest! {
             let now = at(step as u64 * 40);
             if step % 3 == 0 {
                 write_one(&mut segment, links, step as u64);
-                segment.submit(Token(1000 + step as u64), Request::Read { offset: 0, length: 4096 }, now, links);
+                segment.submit(Token(1000 + step as u64), Request::Read { offset: 0, length: 4096, in_order: false }, now, links);
             }
             hear(&mut segment, message, now, links);
             segment.tick(now, links);
@@ -656,4 +656,36 @@ proptest! {
             let _ = (replica.report(at(0)), replica.state());
         }
     }
+}
+
+fn reads_sent(links: &Sent) -> usize {
+    links.0.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count()
+}
+
+#[test]
+fn a_read_does_not_wait_for_a_change_that_waits_for_a_majority() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    (1..3).for_each(|node| segment.session_down(NodeId(node), at(1), links));
+    write_one(&mut segment, links, 1);
+    segment.submit(Token(2), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
+    assert_eq!(reads_sent(links), 1, "the leases of all three run on, and one of them is there");
+}
+
+/// A part of a block is written as the whole block, read before. If that read overtook an earlier write of the block, the
+/// write would be undone.
+#[test]
+fn a_read_in_order_stays_behind_the_changes_before_it() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    (1..3).for_each(|node| segment.session_down(NodeId(node), at(1), links));
+    write_one(&mut segment, links, 1);
+    segment.submit(Token(2), Request::Read { offset: 0, length: 4096, in_order: true }, at(2), links);
+    assert_eq!(reads_sent(links), 0);
+    segment.session_up(NodeId(1), at(3), links);
+    opened(&mut segment, links, 1, 1, report(&[(1, 1)], 0));
+    let sent: Vec<&Message> = links.0.iter().filter(|(node, _)| *node == NodeId(0)).map(|(_, m)| m).collect();
+    let zero = sent.iter().position(|message| matches!(message, Message::Zero(_)));
+    let read = sent.iter().position(|message| matches!(message, Message::Read(_)));
+    assert!(zero.is_some() && read > zero, "{sent:?}");
 }

@@ -89,6 +89,7 @@ fn opening(links: &mut Sent) -> Segment {
         name: String::new(),
         address: String::new(),
         replica: ReplicaId(index),
+        role: ReplicaRole::Voter,
     };
     let config = SegmentConfig {
         id: SegmentId::default(),

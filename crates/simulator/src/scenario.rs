@@ -99,7 +99,7 @@ const FAMILIES: [(&str, &[Kind]); 9] = [
             Kind::BreakConnections,
         ],
     ),
-    ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillNode]),
+    ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillGateway, Kind::TakeOver]),
 ];
 
 impl Scenario {
@@ -141,6 +141,11 @@ impl Scenario {
     /// Whether bits may flip: then every disk is scrubbed.
     pub(crate) fn has_rot(&self) -> bool {
         self.weights.iter().any(|(kind, _)| *kind == Kind::Rot)
+    }
+
+    /// Whether snapshots may be taken: they need space.
+    pub(crate) fn has_snapshots(&self) -> bool {
+        self.weights.iter().any(|(kind, _)| *kind == Kind::Snapshot)
     }
 
     /// Its name.

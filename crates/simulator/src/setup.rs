@@ -82,7 +82,11 @@ impl Setup {
             durability: if random.permille(300) { Durability::WriteThrough } else { Durability::Flush },
             timing: timing(random),
             retained_bytes_max: random.pick(&[64 << 10, 256 << 10, 4 << 20]),
-            capacity_bytes: random.pick(&[64 << 20, 64 << 20, 8 << 20]),
+            capacity_bytes: if scenario.has_snapshots() {
+                128 << 20
+            } else {
+                random.pick(&[64 << 20, 64 << 20, 8 << 20])
+            },
             resync_bytes_per_second: random.pick(&[None, Some(4 << 20)]),
             scrub_bytes_per_second: if scenario.has_rot() {
                 Some(8 << 20)

@@ -399,7 +399,7 @@ impl Volume {
                 request,
                 part,
                 segment,
-                Request::Read { offset: at, length: blocks as u32 },
+                Request::Read { offset: at, length: blocks as u32, in_order: false },
                 now,
                 links,
             );
@@ -513,7 +513,7 @@ impl Volume {
             return;
         }
         self.modifying.insert((segment, block));
-        let read = Request::Read { offset: block, length: BLOCK_BYTES as u32 };
+        let read = Request::Read { offset: block, length: BLOCK_BYTES as u32, in_order: true };
         self.start(request, Part::Modify { request, change }, segment, read, now, links);
     }
 

@@ -28,7 +28,7 @@ use quoin_types::{
     Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq, joint,
 };
 use quoin_wire::{LeaseHolder, Message, Open, Position, Refusal, Refused};
-use read::{Mending, PendingRead};
+use read::{Mending, PendingRead, WaitingRead};
 use std::collections::{BTreeSet, VecDeque};
 use voter::{Base, Stage, Voter};
 
@@ -54,6 +54,8 @@ pub enum Request {
         offset: u64,
         /// How much, in bytes; at most [`quoin_types::limits::READ_BYTES_MAX`].
         length: u32,
+        /// Whether it must see every change that was submitted before it, answered or not: it is read to be changed.
+        in_order: bool,
     },
 }
 
@@ -157,8 +159,10 @@ pub struct Segment {
     durable: Seq,
     acknowledge_accepted: VecDeque<(Seq, Token)>,
     acknowledge_durable: BTreeSet<(Seq, Token)>,
-    /// Requests that could not be started yet, in order.
+    /// Changes, flushes and reads in order, that could not be started yet.
     waiting: VecDeque<(Token, Request)>,
+    /// Reads that could not be started yet. They do not wait for changes: what is not answered has no place in time yet.
+    waiting_reads: VecDeque<WaitingRead>,
     reads: HashMap<u64, PendingRead>,
     /// Reads that found every copy damaged, and are tried again.
     mending: Vec<Mending>,
@@ -206,6 +210,7 @@ impl Segment {
             acknowledge_accepted: VecDeque::new(),
             acknowledge_durable: BTreeSet::new(),
             waiting: VecDeque::new(),
+            waiting_reads: VecDeque::new(),
             reads: HashMap::default(),
             mending: Vec::new(),
             // An answer to a read of an earlier epoch, late on the same session, must not meet a read of this one.
@@ -270,6 +275,7 @@ impl Segment {
         !self.reads.is_empty()
             || !self.mending.is_empty()
             || !self.waiting.is_empty()
+            || !self.waiting_reads.is_empty()
             || self.committed < self.log.last()
             || !matches!(self.phase, Phase::Running)
             || self
@@ -414,11 +420,12 @@ impl Segment {
     pub fn fence(&mut self) {
         self.phase = Phase::Fenced;
         let tokens = self.waiting.drain(..).map(|(token, _)| token);
+        let tokens = tokens.chain(self.waiting_reads.drain(..).map(|read| read.token));
         let tokens = tokens.chain(self.acknowledge_accepted.drain(..).map(|(_, token)| token));
         let tokens =
             tokens.chain(std::mem::take(&mut self.acknowledge_durable).into_iter().map(|(_, token)| token));
-        let tokens = tokens.chain(self.reads.drain().map(|(_, read)| read.token));
-        let tokens = tokens.chain(self.mending.drain(..).map(|read| read.token));
+        let tokens = tokens.chain(self.reads.drain().map(|(_, read)| read.token()));
+        let tokens = tokens.chain(self.mending.drain(..).map(|read| read.token()));
         let tokens = tokens.chain(self.reads_to_commit.drain(..).map(|(_, token, _)| token));
         self.completions.extend(tokens.map(|token| Completion::Failed(token, Failure::Fenced)));
     }

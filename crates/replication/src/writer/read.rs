@@ -1,7 +1,7 @@
 //! Reads: from one live voter, with a second one when it is late (rules R0–R3).
 
 use super::voter::Stage;
-use super::{Completion, Failure, Links, Request, Segment, Token};
+use super::{Completion, Failure, Links, Segment, Token};
 use quoin_types::{Moment, ReplicaId};
 use quoin_wire::{Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair};
 use std::time::Duration;
@@ -11,24 +11,27 @@ const SLOWER_MIN: Duration = Duration::from_millis(1);
 /// How long a read that finds all its copies damaged waits for a repair, in units of [`super::Timing::unanswered_max`].
 const MENDING_MAX: u32 = 5;
 
-/// A read on its way.
-#[derive(Clone, Debug)]
-pub(super) struct PendingRead {
+/// A read that is not asked of anybody at the moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WaitingRead {
     pub(super) token: Token,
     offset: u64,
     length: u32,
     /// When it first found all its copies damaged.
     damaged_since: Option<Moment>,
+}
+
+/// A read on its way.
+#[derive(Clone, Debug)]
+pub(super) struct PendingRead {
+    read: WaitingRead,
     attempts: Vec<Attempt>,
 }
 
 /// A read that found every copy damaged, and that a repair or another voter may yet serve.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Mending {
-    pub(super) token: Token,
-    offset: u64,
-    length: u32,
-    since: Moment,
+    read: WaitingRead,
     again_at: Moment,
 }
 
@@ -46,28 +49,47 @@ enum Outcome {
     Damaged,
 }
 
+impl WaitingRead {
+    pub(super) fn new(token: Token, offset: u64, length: u32) -> Self {
+        Self { token, offset, length, damaged_since: None }
+    }
+}
+
+impl Mending {
+    pub(super) fn token(&self) -> Token {
+        self.read.token
+    }
+}
+
 impl PendingRead {
+    pub(super) fn token(&self) -> Token {
+        self.read.token
+    }
+
     fn is_open(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.outcome == Outcome::Open)
     }
 }
 
 impl Segment {
+    /// Starts the reads that wait, as far as that is possible now.
+    pub(super) fn start_waiting_reads(&mut self, now: Moment, links: &mut dyn Links) {
+        while self.may_serve(now) {
+            let Some(read) = self.waiting_reads.front().copied() else { return };
+            if !self.start_read(&read, now, links) {
+                return;
+            }
+            self.waiting_reads.pop_front();
+        }
+    }
+
     /// Starts a read; `false` if no voter can serve it now.
-    pub(super) fn start_read(
-        &mut self,
-        token: Token,
-        (offset, length): (u64, u32),
-        damaged_since: Option<Moment>,
-        now: Moment,
-        links: &mut dyn Links,
-    ) -> bool {
+    pub(super) fn start_read(&mut self, read: &WaitingRead, now: Moment, links: &mut dyn Links) -> bool {
         if !self.has_lease(now) {
             return false;
         }
         let id = self.next_read;
-        let read = PendingRead { token, offset, length, damaged_since, attempts: Vec::with_capacity(1) };
-        self.reads.insert(id, read);
+        self.reads.insert(id, PendingRead { read: *read, attempts: Vec::with_capacity(1) });
         if self.ask(id, now, links) {
             self.next_read += 1;
             return true;
@@ -80,7 +102,7 @@ impl Segment {
     pub fn on_read_reply(&mut self, reply: ReadReply, now: Moment, links: &mut dyn Links) {
         let Some(index) = self.voter(reply.replica) else { return };
         let Some(read) = self.reads.get_mut(&reply.id) else { return };
-        let length = read.length;
+        let length = read.read.length;
         let open =
             |attempt: &&mut Attempt| attempt.voter == reply.replica && attempt.outcome == Outcome::Open;
         let Some(attempt) = read.attempts.iter_mut().find(open) else { return };
@@ -90,7 +112,7 @@ impl Segment {
                 if data.len() == length as usize && quoin_wire::first_mismatch(data, checksums).is_none() {
                     let voter = &mut self.voters[index];
                     voter.latency = (voter.latency * 7 + latency) / 8;
-                    self.got_data(reply, now, links);
+                    self.got_data(reply, now);
                     return;
                 }
                 Outcome::Damaged
@@ -154,13 +176,13 @@ impl Segment {
         }
     }
 
-    fn got_data(&mut self, reply: ReadReply, now: Moment, links: &mut dyn Links) {
-        let Some(read) = self.reads.remove(&reply.id) else { return };
+    fn got_data(&mut self, reply: ReadReply, now: Moment) {
+        let Some(PendingRead { read, .. }) = self.reads.remove(&reply.id) else { return };
         let ReadResult::Data { data, .. } = reply.result else { return };
         // R2: the lease is checked when data arrives, not when it was asked for.
         if !self.has_lease(now) {
-            self.waiting.push_front((read.token, Request::Read { offset: read.offset, length: read.length }));
-            return self.start_waiting(now, links);
+            self.waiting_reads.push_front(read);
+            return;
         }
         // R1: what it may show of writes that a failover could still undo is shown once they cannot be undone.
         match self.log.last_overlapping(self.visible(), read.offset, u64::from(read.length)) {
@@ -174,21 +196,20 @@ impl Segment {
         if self.reads.get(&id).is_none_or(PendingRead::is_open) || self.ask(id, now, links) {
             return;
         }
-        let Some(read) = self.reads.remove(&id) else { return };
-        if read.attempts.iter().any(|attempt| attempt.outcome != Outcome::Damaged) {
-            self.waiting.push_back((read.token, Request::Read { offset: read.offset, length: read.length }));
+        let Some(PendingRead { mut read, attempts }) = self.reads.remove(&id) else { return };
+        if attempts.iter().any(|attempt| attempt.outcome != Outcome::Damaged) {
+            self.waiting_reads.push_back(read);
             return;
         }
-        let PendingRead { token, offset, length, .. } = read;
-        let since = read.damaged_since.unwrap_or(now);
+        let since = *read.damaged_since.get_or_insert(now);
         if self.may_be_mended(since, now) {
             let again_at = now + self.config.timing.retry;
-            self.mending.push(Mending { token, offset, length, since, again_at });
+            self.mending.push(Mending { read, again_at });
         } else {
             let voters = self.voters.iter().filter(|voter| voter.role().votes()).count();
-            let everywhere = read.attempts.len() == voters;
+            let everywhere = attempts.len() == voters;
             let failure = if everywhere { Failure::Damaged } else { Failure::DamagedInReach };
-            self.completions.push(Completion::Failed(token, failure));
+            self.completions.push(Completion::Failed(read.token, failure));
         }
     }
 
@@ -205,12 +226,10 @@ impl Segment {
         if !self.may_serve(now) {
             return;
         }
-        let due: Vec<Mending> = self.mending.extract_if(.., |read| read.again_at <= now).collect();
-        for Mending { token, offset, length, since, .. } in due {
-            if !self.start_read(token, (offset, length), Some(since), now, links) {
-                self.waiting.push_back((token, Request::Read { offset, length }));
-            }
+        for due in self.mending.extract_if(.., |mending| mending.again_at <= now) {
+            self.waiting_reads.push_back(due.read);
         }
+        self.start_waiting_reads(now, links);
     }
 
     /// Asks the best voter that was not asked yet. The segment keeps to one voter as long as that is not clearly slower
@@ -244,8 +263,8 @@ impl Segment {
             replica: voter.config.replica,
             epoch: self.config.epoch,
             after: voter.sent,
-            offset: read.offset,
-            length: read.length,
+            offset: read.read.offset,
+            length: read.read.length,
         };
         links.send(voter.config.node, Message::Read(message));
         let attempt = Attempt { voter: voter.config.replica, sent_at: now, outcome: Outcome::Open };

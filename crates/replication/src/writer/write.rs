@@ -1,5 +1,6 @@
 //! Writes: from a client's request to its acknowledgement (rules W1, W2, W5).
 
+use super::read::WaitingRead;
 use super::voter::Stage;
 use super::{Completion, Credit, Failure, Links, Operation, Phase, Request, Segment, Token};
 use quoin_types::{Durability, Moment, Seq, joint};
@@ -12,6 +13,9 @@ impl Segment {
     pub fn submit(&mut self, token: Token, request: Request, now: Moment, links: &mut dyn Links) {
         if self.phase == Phase::Fenced {
             self.completions.push(Completion::Failed(token, Failure::Fenced));
+        } else if let Request::Read { offset, length, in_order: false } = request {
+            self.waiting_reads.push_back(WaitingRead::new(token, offset, length));
+            self.start_waiting_reads(now, links);
         } else if !self.waiting.is_empty() || !self.may_serve(now) {
             self.waiting.push_back((token, request));
         } else if let Some(request) = self.try_start(token, request, now, links) {
@@ -19,8 +23,9 @@ impl Segment {
         }
     }
 
-    /// Starts requests that had to wait, in order, as far as that is possible now.
+    /// Starts requests that had to wait, as far as that is possible now.
     pub(super) fn start_waiting(&mut self, now: Moment, links: &mut dyn Links) {
+        self.start_waiting_reads(now, links);
         while self.may_serve(now) {
             let Some((token, request)) = self.waiting.pop_front() else { return };
             if let Some(request) = self.try_start(token, request, now, links) {
@@ -51,9 +56,9 @@ impl Segment {
                 self.await_durable(self.committed, token);
                 None
             }
-            Request::Read { offset, length } => {
-                let started = self.start_read(token, (offset, length), None, now, links);
-                (!started).then_some(Request::Read { offset, length })
+            Request::Read { offset, length, in_order } => {
+                let started = self.start_read(&WaitingRead::new(token, offset, length), now, links);
+                (!started).then_some(Request::Read { offset, length, in_order })
             }
         }
     }

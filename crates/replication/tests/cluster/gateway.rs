@@ -174,8 +174,11 @@ impl Gateway {
     }
 
     pub(crate) fn read(&mut self, first: u32, count: u32, real: u64, now: Moment) {
-        let request =
-            Request::Read { offset: u64::from(first) * BLOCK_BYTES, length: count * BLOCK_BYTES as u32 };
+        let request = Request::Read {
+            offset: u64::from(first) * BLOCK_BYTES,
+            length: count * BLOCK_BYTES as u32,
+            in_order: false,
+        };
         self.submit(Asked::Read { first, count, invoked: real }, request, now);
     }
 

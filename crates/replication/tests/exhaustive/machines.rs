@@ -211,6 +211,8 @@ fn request(bounds: &Bounds, gateway: usize, index: usize) -> Request {
             Request::Replicate { operation, durable: matches!(ask, Ask::Durable(_)) }
         }
         Ask::Flush => Request::Flush,
-        Ask::Read(block) => Request::Read { offset: offset(block), length: BLOCK_BYTES as u32 },
+        Ask::Read(block) => {
+            Request::Read { offset: offset(block), length: BLOCK_BYTES as u32, in_order: false }
+        }
     }
 }

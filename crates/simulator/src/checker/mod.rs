@@ -160,8 +160,10 @@ impl Observer {
 
     /// A client was told that its write, or its flush (which has no values), is done.
     pub(crate) fn acknowledged(&mut self, told: &Acknowledged<'_>, is_flush: bool) {
-        let result = self.writers.acknowledged(told);
-        self.note(result);
+        if !is_flush {
+            let result = self.writers.acknowledged(told);
+            self.note(result);
+        }
         let configurations = &self.configurations;
         if is_flush {
             let result = self.unflushed.flushed(told, configurations, &self.positions, &self.sent);

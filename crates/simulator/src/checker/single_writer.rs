@@ -1,4 +1,5 @@
-//! Once an attachment serves, no earlier one acknowledges what it was asked later (rules A1, R2).
+//! Once an attachment serves, no earlier one acknowledges a write that it was asked for later (rule A1). A flush it may: that all
+//! it has acknowledged is durable stays true.
 
 use super::Acknowledged;
 use crate::queue::Nanos;

@@ -372,7 +372,7 @@ impl World {
 
     pub(super) fn gateway_bytes(&mut self, index: usize, conn: ConnId, side: usize, bytes: &Bytes) {
         if side == CALLED {
-            return self.from_client(index, conn, bytes);
+            return self.take_from_client(index, conn, bytes);
         }
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some((node, inbox)) = running.inboxes.get_mut(&conn) else { return };
@@ -402,7 +402,7 @@ impl World {
             }
         }
         self.gateway_event(index, |core, now| {
-            messages.for_each(|message| core.on_message(node, message, now))
+            messages.for_each(|message| core.on_message(node, message, now));
         });
     }
 
@@ -542,7 +542,7 @@ impl World {
 
     // Clients.
 
-    fn from_client(&mut self, index: usize, conn: ConnId, bytes: &Bytes) {
+    fn take_from_client(&mut self, index: usize, conn: ConnId, bytes: &Bytes) {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let new = || ClientSession {
             stage: Stage::Handshake(Box::new(Handshake::new(Limits::default()))),

@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    pub(super) fn on_manager_message(&mut self, from: usize, incarnation: u64, message: OutboundMessage) {
+    pub(super) fn on_manager_message(&mut self, from: usize, incarnation: u64, message: &OutboundMessage) {
         let to = message.to as usize - 1;
         let (here, there) = (self.managers.members[from].machine, self.managers.members[to].machine);
         let receiver = &mut self.managers.members[to];
@@ -334,7 +334,7 @@ impl World {
         }
         match (who, told) {
             (Process::Node(index), Told::Answer(request, answer)) => {
-                self.node_is_answered(index, &request, answer)
+                self.node_is_answered(index, &request, answer);
             }
             (Process::Node(index), Told::NodeView(view)) => self.node_sees(index, &view),
             (Process::Gateway(index), Told::Answer(request, answer)) => {

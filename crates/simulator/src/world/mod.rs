@@ -233,7 +233,7 @@ impl World {
             Event::ManagerStart { manager, incarnation } => self.start_manager(manager, incarnation),
             Event::ManagerTick { manager, incarnation } => self.on_manager_tick(manager, incarnation),
             Event::ManagerMessage { from, incarnation, message } => {
-                self.on_manager_message(from, incarnation, message);
+                self.on_manager_message(from, incarnation, &message);
             }
             Event::CallArrives { call, attempt } => self.on_call_arrives(call, attempt),
             Event::CallAnswered { manager, ticket, answer } => self.on_call_answered(manager, ticket, answer),
