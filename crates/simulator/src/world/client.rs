@@ -37,6 +37,8 @@ pub(crate) struct Workload {
     pub(crate) asked: u64,
     pub(crate) answered: u64,
     pub(crate) failed: u64,
+    /// Requests of the last round that were not answered.
+    pub(crate) last_open: u64,
 }
 
 impl Workload {
@@ -45,7 +47,17 @@ impl Workload {
         let blocks = size_bytes / BLOCK_BYTES;
         let hot = (0..setup.hot_blocks).map(|_| random.below(blocks)).collect();
         let targets = vec![0; setup.clients];
-        Self { random, next_value: 1, hot, targets, active: true, asked: 0, answered: 0, failed: 0 }
+        Self {
+            random,
+            next_value: 1,
+            hot,
+            targets,
+            active: true,
+            asked: 0,
+            answered: 0,
+            failed: 0,
+            last_open: 0,
+        }
     }
 }
 
@@ -224,6 +236,7 @@ impl World {
                         Err(problem) => return self.fail(format!("client {index}: {problem}")),
                     }
                 }
+                self.workload.last_open -= u64::from(pending.is_last);
                 self.record(index, &pending, Some(self.now), pending.fua);
                 if pending.command != Command::Read {
                     let told = Acknowledged {
@@ -349,16 +362,22 @@ impl World {
 
     /// Reads everything, for the last round.
     pub(crate) fn read_everything(&mut self) {
-        let size_bytes = self.clients[0].size_bytes;
+        let (index, size_bytes) = self.widest();
         for offset in (0..size_bytes).step_by(EXTENT_BYTES as usize) {
-            self.ask_read(0, offset, EXTENT_BYTES.min(size_bytes - offset), true);
+            self.ask_read(index, offset, EXTENT_BYTES.min(size_bytes - offset), true);
         }
     }
 
     /// Trims everything, for the last round.
     pub(crate) fn trim_everything(&mut self) {
-        let size_bytes = self.clients[0].size_bytes;
-        self.ask(0, Command::Trim, (0, size_bytes as u32), true, Vec::new(), &[], true);
+        let (index, size_bytes) = self.widest();
+        self.ask(index, Command::Trim, (0, size_bytes as u32), true, Vec::new(), &[], true);
+    }
+
+    /// The client that knows the greatest size of the volume: the others connected before it grew. Nobody has written beyond.
+    fn widest(&self) -> (usize, u64) {
+        let sizes = self.clients.iter().map(|client| client.size_bytes).enumerate();
+        sizes.max_by_key(|(index, size_bytes)| (*size_bytes, std::cmp::Reverse(*index))).expect("a client")
     }
 
     #[expect(clippy::too_many_arguments, reason = "a request's own fields")]
@@ -381,6 +400,7 @@ impl World {
         let bytes = client.nbd.request(command, cookie, fua, range, data);
         client.pending.insert(cookie, Pending { command, fua, offset: range.0, start, values, is_last });
         self.workload.asked += 1;
+        self.workload.last_open += u64::from(is_last);
         self.send_on(conn, CALLER, bytes);
     }
 

@@ -646,6 +646,6 @@ impl World {
         });
     }
 
-    /// A time in which a checkpoint by age has come and gone.
-    pub(crate) const CHECKPOINT_TIME: Nanos = 16 * SECOND;
+    /// A time in which two checkpoints by age have come and gone.
+    pub(crate) const TWO_CHECKPOINTS: Nanos = 34 * SECOND;
 }

@@ -148,8 +148,8 @@ pub struct Node {
     kept: HashMap<ReplicaId, KeptSnapshots>,
     syncing: bool,
     checkpointing: bool,
-    /// The last checkpoint made for its age, and the journal's records by then.
-    checkpointed: (Moment, u64),
+    /// The last checkpoint made for its age, and the last record that it covers.
+    checkpointed: (Moment, Lsn),
     counters: Counters,
     outputs: Vec<Output>,
 }
@@ -167,6 +167,7 @@ impl Node {
         timing: Timing,
         now: Moment,
     ) -> Result<Self, Fatal> {
+        let applied = engine.applied();
         let mut node = Self {
             identity,
             timing,
@@ -184,7 +185,7 @@ impl Node {
             kept: HashMap::default(),
             syncing: false,
             checkpointing: false,
-            checkpointed: (now, 0),
+            checkpointed: (now, applied),
             counters: Counters::default(),
             outputs: Vec::new(),
         };
@@ -426,13 +427,14 @@ impl Node {
     }
 
     fn checkpoint_by_age(&mut self, now: Moment) {
-        let records = self.engine.statistics().records;
-        let (then, records_then) = self.checkpointed;
-        if self.checkpointing || records == records_then || now.since(then) < CHECKPOINT_EVERY {
+        // What is not applied yet is not in it, and must not be forgotten: a disk may have nothing to do afterwards.
+        let applied = self.engine.applied();
+        let (then, applied_then) = self.checkpointed;
+        if self.checkpointing || applied == applied_then || now.since(then) < CHECKPOINT_EVERY {
             return;
         }
         if let Some(job) = self.engine.start_checkpoint(true) {
-            self.checkpointed = (now, records);
+            self.checkpointed = (now, applied);
             self.checkpointing = true;
             self.outputs.push(Output::Checkpoint(job));
         }

@@ -1,0 +1,87 @@
+//! Checkpoints for their age: what an idle disk has to give back comes back.
+
+use quoin_disk::{Dir, MemDir};
+use quoin_replication::Timing;
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Limits, Node, NodeIdentity, Output, Wanted};
+use quoin_store::{Engine, Identity, Options};
+use quoin_types::{
+    BootId, ClusterId, DiskId, EXTENT_BYTES, Generation, Moment, NodeId, ReplicaId, SegmentId,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+fn at(seconds: u64) -> Moment {
+    Moment::ZERO + Duration::from_secs(seconds)
+}
+
+fn node() -> Node {
+    let disk = DiskId([1; 16]);
+    let dir: Arc<dyn Dir> = Arc::new(MemDir::new());
+    let identity = Identity { cluster: CLUSTER, disk, capacity_bytes: 100 * EXTENT_BYTES };
+    Engine::format(dir.as_ref(), &identity).unwrap();
+    let boot = BootId([1; 16]);
+    let options = Options { journal_file_bytes: 64 << 10, journal_files: 4, reserve_bytes: 0 };
+    let (engine, opened) = Engine::open(dir, None, boot, options).unwrap();
+    let identity = NodeIdentity { cluster: CLUSTER, node: NodeId(1), disk, boot };
+    let limits = Limits {
+        resync_bytes_per_second: None,
+        scrub_bytes_per_second: None,
+        scrub_interval: Duration::ZERO,
+    };
+    Node::new(identity, engine, &opened, limits, Timing::default(), at(0)).unwrap()
+}
+
+/// Appends a record: the least that a node can be asked to do.
+fn change(node: &mut Node, replica: u64, now: Moment) {
+    let assignment = Assignment {
+        replica: ReplicaId(replica),
+        segment: SegmentId::default(),
+        generation: Generation(1),
+        segment_bytes: EXTENT_BYTES,
+        wanted: Wanted::Created,
+        snapshots: KeptSnapshots::default(),
+    };
+    node.on_assignments(&[assignment], now).unwrap();
+}
+
+/// Does the work that was asked for, and what follows from it. Gives how many checkpoints there were.
+fn work(node: &mut Node, mut outputs: Vec<Output>, now: Moment) -> usize {
+    let mut checkpoints = 0;
+    while let Some(output) = outputs.pop() {
+        match output {
+            Output::Sync(job) => node.on_synced(job.run(), now).unwrap(),
+            Output::Apply(job) => node.on_applied(job.run(), now).unwrap(),
+            Output::Checkpoint(job) => {
+                checkpoints += 1;
+                node.on_checkpointed(job.run(), now).unwrap();
+            }
+            _ => {}
+        }
+        outputs.extend(node.outputs());
+    }
+    checkpoints
+}
+
+#[test]
+fn what_a_checkpoint_came_too_early_for_is_in_the_next_one() {
+    let mut node = node();
+    change(&mut node, 1, at(1));
+    let outputs = node.outputs();
+    assert_eq!(work(&mut node, outputs, at(1)), 0);
+    // The second record is in the journal, and not applied yet, when a checkpoint is due.
+    change(&mut node, 2, at(20));
+    let outputs = node.outputs();
+    node.tick(at(20)).unwrap();
+    let due = node.outputs();
+    assert!(due.iter().any(|output| matches!(output, Output::Checkpoint(_))), "the first record's");
+    work(&mut node, due.into_iter().chain(outputs).collect(), at(20));
+    // Nothing happens on the disk any more.
+    node.tick(at(40)).unwrap();
+    let due = node.outputs();
+    assert_eq!(work(&mut node, due, at(40)), 1, "the second record's");
+    node.tick(at(60)).unwrap();
+    let due = node.outputs();
+    assert_eq!(work(&mut node, due, at(60)), 0, "there is nothing more to gain");
+}
