@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Resize,
     /// A bit flips on a disk.
     Rot,
+    /// A node comes back with an empty disk.
+    Wipe,
 }
 
 /// A fault that ends.
@@ -178,6 +180,7 @@ impl World {
             Kind::Rot => {
                 self.rot();
             }
+            Kind::Wipe => self.wipe(node, time),
         }
     }
 

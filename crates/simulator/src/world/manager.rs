@@ -4,6 +4,7 @@ use super::gateway::EXPORT;
 use super::network::Machine;
 use super::{Event, Process, World};
 use crate::clock::Clock;
+use crate::faults::Kind;
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use quoin_api::v1;
@@ -436,9 +437,11 @@ impl World {
         let Some(volume) = self.managers.volume().cloned() else { return };
         let random = &mut self.managers.random;
         let volume_name = EXPORT.to_owned();
+        // While copies are lost, which ones may go is not for chance to say: only as many come as go.
+        let count_stays = self.setup.faults.contains(&Kind::Wipe);
         let request = match random.below(5) {
             0 => Request::AbortChange(v1::AbortChangeRequest { volume: volume_name }),
-            1 | 2 => {
+            1 | 2 if !count_stays => {
                 let most = self.setup.nodes.min(5) as u64;
                 let replicas = random.between(1, most) as u32;
                 Request::SetReplicas(v1::SetReplicasRequest { volume: volume_name, replicas })

@@ -3,6 +3,7 @@
 mod client;
 mod gateway;
 mod glue;
+mod lost;
 mod manager;
 mod nbd_client;
 mod network;
@@ -22,6 +23,7 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use bytes::Bytes;
 use gateway::GatewayProcess;
+use lost::LostDisks;
 use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
 use quoin_cluster_manager::member::{Answer, OutboundMessage};
@@ -72,6 +74,8 @@ pub(crate) enum Event {
     Watch { who: Process, incarnation: u64 },
     /// A process reports to the managers.
     Heartbeat { who: Process, incarnation: u64 },
+    /// The operator looks after a node whose disk is lost.
+    Replace { node: usize },
     /// A client thinks of something to do.
     ClientAct { client: usize, timer: u64 },
     /// A fault begins.
@@ -106,6 +110,7 @@ impl Event {
             Event::Watch { incarnation, .. } => (15, *incarnation as usize, 0),
             Event::Heartbeat { incarnation, .. } => (25, *incarnation as usize, 0),
             Event::ClientAct { client, timer } => (16, *client, *timer as usize),
+            Event::Replace { node } => (26, *node, 0),
             Event::Fault => (17, 0, 0),
             Event::Mend(_, a, b) => (18, *a, *b),
         };
@@ -126,6 +131,7 @@ pub(crate) struct World {
     pub(crate) client_machine: Machine,
     pub(crate) managers: Managers,
     volume_asked: bool,
+    lost_disks: LostDisks,
     /// Whether each machine has power, and the boots that it had.
     machines: Vec<(bool, u64)>,
     pub(crate) disk_random: Random,
@@ -155,6 +161,7 @@ impl World {
             client_machine: machines - 1,
             managers: Managers::new(machines - 1 - MEMBERS, Random::split(seed, 7)),
             volume_asked: false,
+            lost_disks: LostDisks::default(),
             machines: vec![(true, 1); machines],
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
@@ -242,6 +249,7 @@ impl World {
             Event::Watch { who, incarnation } => self.on_watch(who, incarnation),
             Event::Heartbeat { who, incarnation } => self.on_heartbeat(who, incarnation),
             Event::ClientAct { client, timer } => self.client_act(client, timer),
+            Event::Replace { node } => self.replace_lost(node),
             Event::Fault => self.begin_fault(),
             Event::Mend(fault, a, b) => self.end_fault(fault, a, b),
         }
