@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     KillManager,
     PowerManager,
     PauseManager,
+    /// A member's directory is lost for good, and another member comes for it.
+    LoseManager,
     /// Replicas are moved, added or taken away.
     Reconfigure,
     /// A snapshot is taken or deleted.
@@ -174,6 +176,7 @@ impl World {
             Kind::KillManager => self.kill(Process::Manager(manager), time),
             Kind::PowerManager => self.lose_power(self.managers.members[manager].machine, time),
             Kind::PauseManager => self.pause(Process::Manager(manager), time),
+            Kind::LoseManager => self.lose_manager(manager, time),
             Kind::Reconfigure => self.reconfigure(),
             Kind::Snapshot => self.snapshot(),
             Kind::Resize => self.resize(),

@@ -53,7 +53,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 10] = [
+const FAMILIES: [(&str, &[Kind]); 11] = [
     ("calm", &[]),
     (
         "network",
@@ -97,6 +97,20 @@ const FAMILIES: [(&str, &[Kind]); 10] = [
             Kind::KillNode,
             Kind::TakeOver,
             Kind::BreakConnections,
+        ],
+    ),
+    (
+        "replacements",
+        &[
+            Kind::LoseManager,
+            Kind::LoseManager,
+            Kind::KillManager,
+            Kind::PowerManager,
+            Kind::PauseManager,
+            Kind::ManagersAway,
+            Kind::TakeOver,
+            Kind::Reconfigure,
+            Kind::KillNode,
         ],
     ),
     (

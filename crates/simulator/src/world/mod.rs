@@ -5,6 +5,7 @@ mod gateway;
 mod glue;
 mod lost;
 mod manager;
+mod members;
 mod nbd_client;
 mod network;
 mod node;
@@ -61,7 +62,7 @@ pub(crate) enum Event {
     /// A member's timer.
     ManagerTick { manager: usize, incarnation: u64 },
     /// A member's message to another.
-    ManagerMessage { from: usize, incarnation: u64, message: OutboundMessage },
+    ManagerMessage { from: usize, id: u64, incarnation: u64, message: OutboundMessage },
     /// A call has come to a member.
     CallArrives { call: u64, attempt: u64 },
     /// A member's answer has come to the caller.
@@ -239,8 +240,8 @@ impl World {
             Event::PowerBack { machine } => self.power_back(machine),
             Event::ManagerStart { manager, incarnation } => self.start_manager(manager, incarnation),
             Event::ManagerTick { manager, incarnation } => self.on_manager_tick(manager, incarnation),
-            Event::ManagerMessage { from, incarnation, message } => {
-                self.on_manager_message(from, incarnation, &message);
+            Event::ManagerMessage { from, id, incarnation, message } => {
+                self.on_manager_message(from, id, incarnation, &message);
             }
             Event::CallArrives { call, attempt } => self.on_call_arrives(call, attempt),
             Event::CallAnswered { manager, ticket, answer } => self.on_call_answered(manager, ticket, answer),
@@ -269,7 +270,7 @@ impl World {
             Event::Told { caller, .. } => Some(*caller),
             Event::Heartbeat { who, .. } => Some(*who),
             Event::ManagerTick { manager, .. } => Some(Process::Manager(*manager)),
-            Event::ManagerMessage { message, .. } => Some(Process::Manager(message.to as usize - 1)),
+            Event::ManagerMessage { message, .. } => self.managers.place_of(message.to).map(Process::Manager),
             Event::CallArrives { call, .. } => self.managers.asked(*call).map(Process::Manager),
             _ => None,
         }
