@@ -71,7 +71,7 @@ pub(crate) struct Managers {
     calls: BTreeMap<u64, Call>,
     next_call: u64,
     pub(super) last_id: u64,
-    /// The member whose directory is lost, until the others have let it go.
+    /// The member whose directory was lost last.
     pub(super) lost: Option<u64>,
     watchers: BTreeMap<Process, Watcher>,
     /// The volume, as the member that is ahead has it.
@@ -370,8 +370,8 @@ impl World {
             }
             (Process::Gateway(index), Told::GatewayView(view)) => self.gateway_sees(index, &view),
             (_, Told::Answer(request, Some(answer))) => {
-                if let Request::ChangeMembers { remove, .. } = *request {
-                    self.members_changed(remove, &answer);
+                if let Request::ChangeMembers { .. } = *request {
+                    self.members_changed(&answer);
                 }
                 self.trace.line(self.now, || format!("the operator is answered: {answer:?}"));
             }

@@ -3,13 +3,21 @@
 use super::manager::Managers;
 use super::{Process, World};
 use crate::queue::Nanos;
-use quoin_cluster_manager::member::{Answer, Reply, Request};
+use quoin_cluster_manager::member::{Answer, Member, Reply, Request};
 use quoin_disk::MemDir;
 
 impl Managers {
-    /// Whether the members are those that are wanted.
+    /// Whether the members are those that are wanted, and each of them knows it: before, who is left might look for a
+    /// majority among two that are lost.
     pub(crate) fn are_complete(&self) -> bool {
-        self.lost.is_none()
+        let Some(lost) = self.lost else { return true };
+        self.members.iter().all(|process| {
+            let knows = |member: &Member| {
+                let state = member.state();
+                state.managers().contains_key(&process.id) && !state.managers().contains_key(&lost)
+            };
+            process.member.as_ref().is_some_and(knows)
+        })
     }
 }
 
@@ -18,7 +26,7 @@ impl World {
     /// directory, and the operator has it taken in for the lost one. Only one at a time is between two members: two of three
     /// would take with them what only they had.
     pub(crate) fn lose_manager(&mut self, index: usize, away: Nanos) {
-        if self.managers.lost.is_some() {
+        if !self.managers.are_complete() {
             return;
         }
         self.kill(Process::Manager(index), away);
@@ -35,10 +43,9 @@ impl World {
     }
 
     /// The operator is answered.
-    pub(super) fn members_changed(&mut self, gone: Option<u64>, answer: &Answer) {
-        match answer {
-            Answer::Reply(Reply::MembersChanged) if self.managers.lost == gone => self.managers.lost = None,
-            answer => self.fail(format!("the members were to change: {answer:?}")),
+    pub(super) fn members_changed(&mut self, answer: &Answer) {
+        if *answer != Answer::Reply(Reply::MembersChanged) {
+            self.fail(format!("the members were to change: {answer:?}"));
         }
     }
 }
