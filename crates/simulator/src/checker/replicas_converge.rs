@@ -27,6 +27,7 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
             .filter(|snapshot| snapshot.state == SnapshotState::Ready && from < snapshot.size_bytes);
         let views = kept.map(|snapshot| View::Snapshot(snapshot.id)).chain([View::Live]);
         for view in views {
+            world.trace.line(world.now, || format!("segment {index}: {view:?} is compared"));
             let mut first: Option<(ReplicaId, Vec<ExtentContent>)> = None;
             for (replica, _) in segment.members() {
                 let node = world.nodes.iter().position(|process| process.id() == replica.node);
