@@ -75,6 +75,30 @@ fn a_lost_member_is_replaced_by_one_with_an_empty_disk() {
     );
 }
 
+/// A new member begins with a snapshot that it is in, however few entries there are; and after a restart nobody looks for a
+/// majority among those that were let go.
+#[test]
+fn all_members_are_replaced_one_after_the_other() {
+    for seed in 1..=5 {
+        let mut world = World::new(3, seed);
+        for lost in 1..=3 {
+            assert!(
+                world.run_until(SECOND * 20, |world| world.leader().is_some()),
+                "seed {seed}, lost {lost}"
+            );
+            world.lose_host(lost);
+            let new = lost + 3;
+            world.add_host(new, BTreeMap::new());
+            let add = Some((new, format!("manager-{new}:1")));
+            let answer = world.ask_leader(&Request::ChangeMembers { add, remove: Some(lost) });
+            assert_eq!(answer, Answer::Reply(Reply::MembersChanged), "seed {seed}, lost {lost}");
+            assert!(world.run_until(SECOND * 10, World::has_converged), "seed {seed}, lost {lost}");
+            (lost + 1..=new).for_each(|id| world.crash(id));
+        }
+        assert!(world.run_until(SECOND * 20, |world| world.leader().is_some()), "seed {seed}");
+    }
+}
+
 #[test]
 fn the_leader_itself_can_be_let_go_and_the_last_member_cannot() {
     let mut world = World::new(2, 5);

@@ -54,6 +54,12 @@ impl SimDisk {
         self.with_dir(self.dir.crash(seed))
     }
 
+    /// An empty disk in its place.
+    #[must_use]
+    pub(crate) fn wiped(&self) -> Self {
+        self.with_dir(MemDir::new())
+    }
+
     /// From now on everything fails, or nothing.
     pub(crate) fn set_failing(&self, failing: bool) {
         self.with(|switches| switches.failing = failing);

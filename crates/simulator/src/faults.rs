@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     KillManager,
     PowerManager,
     PauseManager,
+    /// A member's directory is lost for good, and another member comes for it.
+    LoseManager,
     /// Replicas are moved, added or taken away.
     Reconfigure,
     /// A snapshot is taken or deleted.
@@ -51,6 +53,8 @@ pub(crate) enum Kind {
     Resize,
     /// A bit flips on a disk.
     Rot,
+    /// A node comes back with an empty disk.
+    Wipe,
 }
 
 /// A fault that ends.
@@ -172,12 +176,14 @@ impl World {
             Kind::KillManager => self.kill(Process::Manager(manager), time),
             Kind::PowerManager => self.lose_power(self.managers.members[manager].machine, time),
             Kind::PauseManager => self.pause(Process::Manager(manager), time),
+            Kind::LoseManager => self.lose_manager(manager, time),
             Kind::Reconfigure => self.reconfigure(),
             Kind::Snapshot => self.snapshot(),
             Kind::Resize => self.resize(),
             Kind::Rot => {
                 self.rot();
             }
+            Kind::Wipe => self.wipe(node, time),
         }
     }
 

@@ -114,6 +114,7 @@ fn is_well(world: &mut World) -> bool {
         && world.nodes.iter().all(|node| node.node.is_some())
         && in_sync(world)
         && nothing_pends(world)
+        && world.managers.are_complete()
 }
 
 /// Nothing is being changed, taken or dropped.

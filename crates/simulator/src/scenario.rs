@@ -53,7 +53,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 9] = [
+const FAMILIES: [(&str, &[Kind]); 11] = [
     ("calm", &[]),
     (
         "network",
@@ -99,6 +99,34 @@ const FAMILIES: [(&str, &[Kind]); 9] = [
             Kind::BreakConnections,
         ],
     ),
+    (
+        "replacements",
+        &[
+            Kind::LoseManager,
+            Kind::LoseManager,
+            Kind::KillManager,
+            Kind::PowerManager,
+            Kind::PauseManager,
+            Kind::ManagersAway,
+            Kind::TakeOver,
+            Kind::Reconfigure,
+            Kind::KillNode,
+        ],
+    ),
+    (
+        "wipes",
+        &[
+            Kind::Wipe,
+            Kind::Wipe,
+            Kind::Reconfigure,
+            Kind::Snapshot,
+            Kind::KillNode,
+            Kind::PowerNode,
+            Kind::TakeOver,
+            Kind::KillManager,
+            Kind::BreakConnections,
+        ],
+    ),
     ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillGateway, Kind::TakeOver]),
 ];
 
@@ -126,7 +154,7 @@ impl Scenario {
             },
         };
         let replicas = match name {
-            "rot" => vec![3, 3, 5],
+            "rot" | "wipes" => vec![3, 3, 5],
             _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
         };
         Ok(Self { name: name.into(), replicas, weights })
@@ -146,6 +174,11 @@ impl Scenario {
     /// Whether snapshots may be taken: they need space.
     pub(crate) fn has_snapshots(&self) -> bool {
         self.weights.iter().any(|(kind, _)| *kind == Kind::Snapshot)
+    }
+
+    /// Nodes beyond those that are needed: where copies that are lost can be made anew.
+    pub(crate) fn spares(&self) -> usize {
+        usize::from(self.weights.iter().any(|(kind, _)| *kind == Kind::Wipe))
     }
 
     /// Its name.

@@ -69,7 +69,7 @@ impl Setup {
     pub(crate) fn draw(scenario: &Scenario, seed: u64) -> Self {
         let random = &mut Random::split(seed, 1);
         let replicas = random.pick(&scenario.replicas);
-        let nodes = replicas.max(2) + random.index(2);
+        let nodes = replicas.max(2) + random.index(2) + scenario.spares();
         let segments = random.pick(&[1, 1, 2, 3]);
         Self {
             nodes,

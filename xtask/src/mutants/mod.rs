@@ -22,12 +22,13 @@ const SOUND_SEEDS: u64 = 200;
 pub(crate) const SEEDS: u64 = 1000;
 
 /// What a failing run says, and which checker says so.
-const CHECKERS: [(&str, &str); 13] = [
+const CHECKERS: [(&str, &str); 14] = [
     ("no order explains", "linearizable"),
     ("zeroes were read", "linearizable"),
     ("is acknowledged at", "acknowledged is on a majority"),
     ("a flush is answered", "flushed is durable"),
     ("was durable, and has", "no amnesia"),
+    ("is of disk", "no amnesia"),
     ("forgot that it promised", "no amnesia"),
     ("acknowledges what was asked", "single writer"),
     ("differ at extent", "replicas converge"),

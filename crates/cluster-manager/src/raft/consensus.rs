@@ -316,11 +316,14 @@ impl Consensus {
         Ok(())
     }
 
-    /// Takes a snapshot when it is time. The first one is taken at once: members that are taken in begin with it.
+    /// Takes a snapshot when it is time. The first one is taken at once, and another one after each change of the members: a
+    /// new one begins with a snapshot, and refuses one that it is not in; and whoever starts again must not look for a
+    /// majority among those that were let go.
     fn compact(&mut self) -> Result<(), MemberError> {
         let known = self.node.store().snapshot_index();
         let since = self.applied.saturating_sub(known);
-        if since >= SNAPSHOT_EVERY || (known == 0 && since > 0) {
+        let others = self.node.store().snapshot_has_other_members();
+        if since >= SNAPSHOT_EVERY || (since > 0 && (known == 0 || others)) {
             let data = self.shared.state().encode();
             let applied = self.applied;
             self.node.mut_store().compact(applied, data)?;

@@ -6,7 +6,7 @@ use super::store::{Batch, Compacted, Store, StoreError};
 use quoin_disk::Dir;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Entries kept behind a snapshot, for followers that are only a little late.
 const TAIL: u64 = 256;
@@ -88,6 +88,14 @@ impl Log {
     /// Notes that more is committed. Not made durable by itself: after a restart the leader says it again.
     pub(crate) fn note_commit(&mut self, commit: u64) {
         self.hard_state.commit = self.hard_state.commit.max(commit);
+    }
+
+    /// Whether the members are others than those of the snapshot.
+    pub(crate) fn snapshot_has_other_members(&self) -> bool {
+        let sets = |state: &ConfState| -> [BTreeSet<u64>; 2] {
+            [&state.voters, &state.learners].map(|ids| ids.iter().copied().collect())
+        };
+        sets(self.snapshot.get_metadata().get_conf_state()) != sets(&self.conf_state)
     }
 
     /// Notes who the members are after the entry that is being applied. They become durable with the next snapshot; after a

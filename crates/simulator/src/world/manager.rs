@@ -4,6 +4,7 @@ use super::gateway::EXPORT;
 use super::network::Machine;
 use super::{Event, Process, World};
 use crate::clock::Clock;
+use crate::faults::Kind;
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use quoin_api::v1;
@@ -34,7 +35,9 @@ const ATTEMPTS_MAX: u64 = 6;
 /// One member's process.
 pub(crate) struct ManagerProcess {
     pub(crate) machine: Machine,
-    directory: MemDir,
+    /// Its raft id: another one whenever its directory is lost.
+    pub(super) id: u64,
+    pub(super) directory: MemDir,
     clock: Clock,
     pub(crate) member: Option<Member>,
     pub(crate) incarnation: u64,
@@ -67,6 +70,9 @@ pub(crate) struct Managers {
     pub(crate) members: Vec<ManagerProcess>,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
+    pub(super) last_id: u64,
+    /// The member whose directory was lost last.
+    pub(super) lost: Option<u64>,
     watchers: BTreeMap<Process, Watcher>,
     /// The volume, as the member that is ahead has it.
     volume: Option<Volume>,
@@ -77,6 +83,7 @@ impl Managers {
     pub(super) fn new(first_machine: Machine, mut random: Random) -> Self {
         let members = (0..MEMBERS).map(|index| ManagerProcess {
             machine: first_machine + index,
+            id: index as u64 + 1,
             directory: MemDir::new(),
             clock: Clock::random(&mut random),
             member: None,
@@ -90,6 +97,8 @@ impl Managers {
             members,
             calls: BTreeMap::new(),
             next_call: 0,
+            last_id: MEMBERS as u64,
+            lost: None,
             watchers: BTreeMap::new(),
             volume: None,
             volume_revision: 0,
@@ -104,6 +113,11 @@ impl Managers {
     /// The member that a call goes to.
     pub(super) fn asked(&self, call: u64) -> Option<usize> {
         self.calls.get(&call).map(|call| call.member)
+    }
+
+    /// Where the member of this raft id is, if it is anywhere.
+    pub(super) fn place_of(&self, id: u64) -> Option<usize> {
+        self.members.iter().position(|process| process.id == id)
     }
 
     /// The machine of the member that leads, or of some member.
@@ -143,8 +157,13 @@ impl World {
         }
         let process = &mut self.managers.members[index];
         let config = MemberConfig {
-            id: index as u64 + 1,
-            members: (0..MEMBERS).map(|member| (member as u64 + 1, (first + member).to_string())).collect(),
+            id: process.id,
+            // One that came later is taken in by those that there are.
+            members: if process.id > MEMBERS as u64 {
+                BTreeMap::new()
+            } else {
+                (0..MEMBERS).map(|member| (member as u64 + 1, (first + member).to_string())).collect()
+            },
             seed: self.managers.seed ^ (index as u64) << 32 ^ incarnation,
             tick: TICK,
             heartbeat_interval: HEARTBEAT,
@@ -187,10 +206,11 @@ impl World {
         let mut messages = Vec::new();
         let result = member.advance(now, &mut |message| messages.push(message));
         let answers = member.take_answers();
-        let incarnation = process.incarnation;
+        let (incarnation, id) = (process.incarnation, process.id);
         for message in messages {
             let delay = self.network.call_delay();
-            self.queue.push(self.now + delay, Event::ManagerMessage { from: index, incarnation, message });
+            let event = Event::ManagerMessage { from: index, id, incarnation, message };
+            self.queue.push(self.now + delay, event);
         }
         for (ticket, answer) in answers {
             let delay = self.network.call_delay();
@@ -208,15 +228,22 @@ impl World {
         }
     }
 
-    pub(super) fn on_manager_message(&mut self, from: usize, incarnation: u64, message: &OutboundMessage) {
-        let to = message.to as usize - 1;
+    pub(super) fn on_manager_message(
+        &mut self,
+        from: usize,
+        id: u64,
+        incarnation: u64,
+        message: &OutboundMessage,
+    ) {
+        // To one that is lost, or not there yet.
+        let Some(to) = self.managers.place_of(message.to) else { return };
         let (here, there) = (self.managers.members[from].machine, self.managers.members[to].machine);
         let receiver = &mut self.managers.members[to];
         let now = receiver.clock.at(self.now);
         let arrives = !self.network.is_blocked(here, there);
         let arrived = match receiver.member.as_mut().filter(|_| arrives) {
             Some(member) => {
-                member.on_message(from as u64 + 1, &message.bytes, now);
+                member.on_message(id, &message.bytes, now);
                 true
             }
             None => false,
@@ -291,10 +318,8 @@ impl World {
             return;
         }
         if let Answer::TryAgain { leader } = *answer {
-            return self.try_again(
-                number,
-                leader.map(|leader| leader as usize - 1).filter(|leader| *leader != index),
-            );
+            let leader = leader.and_then(|leader| self.managers.place_of(leader));
+            return self.try_again(number, leader.filter(|leader| *leader != index));
         }
         self.end_call(number, Some(answer));
     }
@@ -310,7 +335,10 @@ impl World {
         let Some(call) = self.managers.calls.get_mut(&number) else { return };
         let attempts_max = match call.request {
             Request::NodeHeartbeat(_) | Request::GatewayHeartbeat(_) => 1,
-            Request::RegisterNode(_) | Request::ReportReplicas(_) | Request::CreateVolume(_) => u64::MAX,
+            Request::RegisterNode(_)
+            | Request::ReportReplicas(_)
+            | Request::CreateVolume(_)
+            | Request::ChangeMembers { .. } => u64::MAX,
             _ => ATTEMPTS_MAX,
         };
         call.member = member.unwrap_or(another);
@@ -341,7 +369,10 @@ impl World {
                 self.gateway_is_answered(index, &request, answer);
             }
             (Process::Gateway(index), Told::GatewayView(view)) => self.gateway_sees(index, &view),
-            (_, Told::Answer(_, Some(answer))) => {
+            (_, Told::Answer(request, Some(answer))) => {
+                if let Request::ChangeMembers { .. } = *request {
+                    self.members_changed(&answer);
+                }
                 self.trace.line(self.now, || format!("the operator is answered: {answer:?}"));
             }
             _ => {}
@@ -436,9 +467,11 @@ impl World {
         let Some(volume) = self.managers.volume().cloned() else { return };
         let random = &mut self.managers.random;
         let volume_name = EXPORT.to_owned();
+        // While copies are lost, which ones may go is not for chance to say: only as many come as go.
+        let count_stays = self.setup.faults.contains(&Kind::Wipe);
         let request = match random.below(5) {
             0 => Request::AbortChange(v1::AbortChangeRequest { volume: volume_name }),
-            1 | 2 => {
+            1 | 2 if !count_stays => {
                 let most = self.setup.nodes.min(5) as u64;
                 let replicas = random.between(1, most) as u32;
                 Request::SetReplicas(v1::SetReplicasRequest { volume: volume_name, replicas })

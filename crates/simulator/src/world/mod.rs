@@ -3,7 +3,9 @@
 mod client;
 mod gateway;
 mod glue;
+mod lost;
 mod manager;
+mod members;
 mod nbd_client;
 mod network;
 mod node;
@@ -22,6 +24,7 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use bytes::Bytes;
 use gateway::GatewayProcess;
+use lost::LostDisks;
 use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
 use quoin_cluster_manager::member::{Answer, OutboundMessage};
@@ -59,7 +62,7 @@ pub(crate) enum Event {
     /// A member's timer.
     ManagerTick { manager: usize, incarnation: u64 },
     /// A member's message to another.
-    ManagerMessage { from: usize, incarnation: u64, message: OutboundMessage },
+    ManagerMessage { from: usize, id: u64, incarnation: u64, message: OutboundMessage },
     /// A call has come to a member.
     CallArrives { call: u64, attempt: u64 },
     /// A member's answer has come to the caller.
@@ -72,6 +75,8 @@ pub(crate) enum Event {
     Watch { who: Process, incarnation: u64 },
     /// A process reports to the managers.
     Heartbeat { who: Process, incarnation: u64 },
+    /// The operator looks after a node whose disk is lost.
+    Replace { node: usize },
     /// A client thinks of something to do.
     ClientAct { client: usize, timer: u64 },
     /// A fault begins.
@@ -106,6 +111,7 @@ impl Event {
             Event::Watch { incarnation, .. } => (15, *incarnation as usize, 0),
             Event::Heartbeat { incarnation, .. } => (25, *incarnation as usize, 0),
             Event::ClientAct { client, timer } => (16, *client, *timer as usize),
+            Event::Replace { node } => (26, *node, 0),
             Event::Fault => (17, 0, 0),
             Event::Mend(_, a, b) => (18, *a, *b),
         };
@@ -126,6 +132,7 @@ pub(crate) struct World {
     pub(crate) client_machine: Machine,
     pub(crate) managers: Managers,
     volume_asked: bool,
+    lost_disks: LostDisks,
     /// Whether each machine has power, and the boots that it had.
     machines: Vec<(bool, u64)>,
     pub(crate) disk_random: Random,
@@ -155,6 +162,7 @@ impl World {
             client_machine: machines - 1,
             managers: Managers::new(machines - 1 - MEMBERS, Random::split(seed, 7)),
             volume_asked: false,
+            lost_disks: LostDisks::default(),
             machines: vec![(true, 1); machines],
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
@@ -232,8 +240,8 @@ impl World {
             Event::PowerBack { machine } => self.power_back(machine),
             Event::ManagerStart { manager, incarnation } => self.start_manager(manager, incarnation),
             Event::ManagerTick { manager, incarnation } => self.on_manager_tick(manager, incarnation),
-            Event::ManagerMessage { from, incarnation, message } => {
-                self.on_manager_message(from, incarnation, &message);
+            Event::ManagerMessage { from, id, incarnation, message } => {
+                self.on_manager_message(from, id, incarnation, &message);
             }
             Event::CallArrives { call, attempt } => self.on_call_arrives(call, attempt),
             Event::CallAnswered { manager, ticket, answer } => self.on_call_answered(manager, ticket, answer),
@@ -242,6 +250,7 @@ impl World {
             Event::Watch { who, incarnation } => self.on_watch(who, incarnation),
             Event::Heartbeat { who, incarnation } => self.on_heartbeat(who, incarnation),
             Event::ClientAct { client, timer } => self.client_act(client, timer),
+            Event::Replace { node } => self.replace_lost(node),
             Event::Fault => self.begin_fault(),
             Event::Mend(fault, a, b) => self.end_fault(fault, a, b),
         }
@@ -261,7 +270,7 @@ impl World {
             Event::Told { caller, .. } => Some(*caller),
             Event::Heartbeat { who, .. } => Some(*who),
             Event::ManagerTick { manager, .. } => Some(Process::Manager(*manager)),
-            Event::ManagerMessage { message, .. } => Some(Process::Manager(message.to as usize - 1)),
+            Event::ManagerMessage { message, .. } => self.managers.place_of(message.to).map(Process::Manager),
             Event::CallArrives { call, .. } => self.managers.asked(*call).map(Process::Manager),
             _ => None,
         }

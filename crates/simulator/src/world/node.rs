@@ -90,6 +90,8 @@ pub(crate) struct NodeProcess {
     pub(crate) name: String,
     pub(crate) machine: Machine,
     pub(crate) disk: SimDisk,
+    /// The disk's identity, once it is formatted.
+    pub(super) disk_id: Option<DiskId>,
     capacity_bytes: u64,
     clock: Clock,
     pub(crate) node: Option<Node>,
@@ -117,6 +119,7 @@ impl NodeProcess {
             name: format!("node-{index}"),
             machine: index,
             disk: SimDisk::new(Random::new(random.next()), setup.uncached_permille),
+            disk_id: None,
             capacity_bytes: setup.capacity_bytes,
             clock: Clock::random(random),
             node: None,
@@ -242,6 +245,7 @@ impl World {
         if Engine::format(&process.disk, &identity).is_err() {
             return self.restart_node_later(index);
         }
+        process.disk_id = Some(disk);
         let boot = self.boot_of(self.nodes[index].machine);
         let process = &mut self.nodes[index];
         match Engine::open(Arc::new(process.disk.clone()), None, boot, OPTIONS) {
