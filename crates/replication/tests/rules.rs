@@ -712,3 +712,28 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     segment.tick(at(1501), links);
     assert_eq!(health(&segment), VoterHealth::InSync);
 }
+
+/// A gateway that nobody told of its end, and whose clients only read, would wait for leases for ever.
+#[test]
+fn r2_voters_that_grant_no_more_leases_are_asked_what_they_have_promised() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let opens =
+        |links: &Sent| links.0.iter().filter(|(_, message)| matches!(message, Message::Open(_))).count();
+    let lease = Timing::default().lease.as_millis() as u64;
+    (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), at(1000), at(1000), links));
+    links.0.clear();
+    segment.tick(at(1000 + 2 * lease), links);
+    assert_eq!(opens(links), 0, "a little late is not never");
+    segment.tick(at(1100 + 3 * lease), links);
+    assert_eq!(opens(links), 3);
+    segment.submit(Token(1), Request::Read { offset: 0, length: 4096, in_order: false }, at(9000), links);
+    let refused =
+        OpenReply { replica: ReplicaId(0), epoch: Epoch(1), result: Err(Refusal::HigherEpoch(Epoch(2))) };
+    segment.on_open_reply(refused, at(9000), links);
+    assert_eq!(
+        segment.completions().collect::<Vec<_>>(),
+        [Completion::Failed(Token(1), Failure::Fenced)],
+        "its clients hear of it"
+    );
+}

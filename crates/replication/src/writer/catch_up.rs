@@ -171,6 +171,11 @@ impl Segment {
                 Stage::Live | Stage::Joining if voter.oldest_unanswered(now) > limit => {
                     links.cut(voter.config.node, "it does not answer writes");
                 }
+                Stage::Live if voter.grants_no_more(now, self.config.timing.lease) => {
+                    self.voters[index].lost_session();
+                    self.retry_reads_of(index, now, links);
+                    self.open(index, now, links);
+                }
                 Stage::Opening | Stage::Starting if now.since(voter.asked_at) > limit * PATIENCE => {
                     links.cut(voter.config.node, "it does not answer");
                 }

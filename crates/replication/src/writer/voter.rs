@@ -254,6 +254,12 @@ impl Voter {
         self.unanswered.front().map_or(Duration::ZERO, |write| now.since(write.sent_at))
     }
 
+    /// R2: whether it has granted leases, and none for twice as long as one lasts, though it is asked all the time and
+    /// answers. It may have promised another epoch, or serve another session: it is to be asked.
+    pub(crate) fn grants_no_more(&self, now: Moment, lease: Duration) -> bool {
+        self.lease_until != Moment::ZERO && now.since(self.lease_until.max(self.asked_at)) > lease * 2
+    }
+
     /// S4: a join broke; next time a round without the live stream comes first.
     pub(crate) fn resync_broke(&mut self) {
         if self.stage == Stage::Joining {
