@@ -1,5 +1,6 @@
 //! A volume: what clients see, who may write, and its snapshots.
 
+use crate::command::SegmentAt;
 use crate::segment::{Replica, Segment};
 use quoin_types::{
     Durability, Epoch, GatewayId, Generation, InstanceId, SegmentId, SnapshotId, VolumeId, quorum,
@@ -108,6 +109,12 @@ impl Volume {
         let served = segment_count(self.size_bytes, self.segment_bytes);
         let served = usize::try_from(served).unwrap_or(usize::MAX).min(self.segments.len());
         &self.segments[..served]
+    }
+
+    /// The segments that are served, each with the configuration that it is in.
+    pub fn segments_at(&self) -> impl Iterator<Item = (SegmentAt, &Segment)> {
+        let at = |index, segment: &Segment| SegmentAt { index, generation: segment.generation };
+        (0..).zip(self.served_segments()).map(move |(index, segment)| (at(index, segment), segment))
     }
 
     /// Whether the volume needs more segments than it has to be of this size.

@@ -113,12 +113,6 @@ impl Live {
     }
 }
 
-/// The segments that are served, each as it is now.
-pub(super) fn segments(volume: &Volume) -> impl Iterator<Item = (SegmentAt, &Segment)> {
-    let at = |index, segment: &Segment| SegmentAt { index, generation: segment.generation };
-    (0..).zip(volume.served_segments()).map(move |(index, segment)| (at(index, segment), segment))
-}
-
 fn stage(segment: &Segment) -> Option<ChangeStage> {
     segment.change.as_ref().map(|change| change.stage)
 }
@@ -143,7 +137,7 @@ fn enter_joint(volume: &Volume, attachment: &Attachment, report: &Report<'_>) ->
         let all_added = added.all(|replica| replica.is_some_and(|replica| report.in_sync(replica)));
         all_added && in_sync >= quorum::majority(next.len())
     };
-    let filled = segments(volume).filter(|(at, segment)| {
+    let filled = volume.segments_at().filter(|(at, segment)| {
         stage(segment) == Some(ChangeStage::Filling) && report.is_current(*at) && is_filled(segment)
     });
     let segments: Vec<SegmentAt> = filled.map(|(at, _)| at).collect();
@@ -153,7 +147,7 @@ fn enter_joint(volume: &Volume, attachment: &Attachment, report: &Report<'_>) ->
 
 /// Settled: what was acknowledged before the joint configuration is durable on a majority of the next voters (rule C1).
 fn finish(volume: &Volume, attachment: &Attachment, report: &Report<'_>) -> Option<Command> {
-    let settled = segments(volume).filter(|(at, segment)| {
+    let settled = volume.segments_at().filter(|(at, segment)| {
         let is_settled = report.segment(*at).is_some_and(|report| report.settled);
         stage(segment) == Some(ChangeStage::Joint) && is_settled
     });
@@ -167,7 +161,7 @@ fn shrink(state: &State, volume: &Volume, attachment: &Attachment, report: &Repo
     if volume.fewest_replicas() > 1 {
         return None;
     }
-    segments(volume).find_map(|(at, segment)| {
+    volume.segments_at().find_map(|(at, segment)| {
         let is_gone =
             |replica: &Replica| state.nodes().get(&replica.node).is_some_and(|node| !node.health.is_online());
         let voters: Vec<&Replica> = segment.voters().collect();

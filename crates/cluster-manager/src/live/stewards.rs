@@ -4,7 +4,7 @@
 //! steward is relieved when all is done, and when it can do no more, since what is missing is on nodes that are gone: it
 //! has better things to do than wait. Then nobody is appointed until something is different.
 
-use super::changes::{Report, segments};
+use super::changes::Report;
 use super::{Live, Presence};
 use quoin_cluster::{Attachment, ChangeStage, Command, Replica, Segment, State, Volume, VolumeStage};
 use quoin_types::{Epoch, GatewayId, InstanceId, Moment, ReplicaId, joint};
@@ -154,8 +154,9 @@ fn detach(volume: &Volume, attachment: &Attachment, clean: bool) -> Command {
 
 /// Whether a steward has nothing more to do, or can do no more; and if so, whether all is well.
 fn relieved(state: &State, volume: &Volume, report: &Report<'_>) -> Option<bool> {
-    let is_done =
-        || segments(volume).all(|(at, segment)| report.is_current(at) && is_at_rest(state, segment, report));
+    let is_done = || {
+        volume.segments_at().all(|(at, segment)| report.is_current(at) && is_at_rest(state, segment, report))
+    };
     if !is_hopeless(state, volume) && (volume.is_taking() || !is_done()) {
         return None;
     }

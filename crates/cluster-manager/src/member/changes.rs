@@ -127,8 +127,7 @@ pub(crate) fn node_called<'a>(state: &'a State, name: &str) -> Result<&'a Node, 
 /// The segments that are being filled, and those that are past that.
 fn changing(volume: &Volume) -> (Vec<SegmentAt>, Vec<SegmentAt>) {
     let (mut filling, mut joint) = (Vec::new(), Vec::new());
-    for (index, segment) in (0..).zip(&volume.segments) {
-        let at = SegmentAt { index, generation: segment.generation };
+    for (at, segment) in volume.segments_at() {
         match segment.change.as_ref().map(|change| change.stage) {
             Some(ChangeStage::Filling) => filling.push(at),
             Some(ChangeStage::Joint) => joint.push(at),

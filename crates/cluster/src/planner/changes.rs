@@ -36,7 +36,7 @@ pub fn plan_move(
         }
     }
     let mut planned = Vec::new();
-    for (at, segment) in segments(volume) {
+    for (at, segment) in volume.segments_at() {
         let is_meant = wish.segment.is_none_or(|index| index == at.index);
         let leaving = segment.voters().find(|replica| replica.node == wish.from).filter(|_| is_meant);
         if let Some(leaving) = leaving {
@@ -68,7 +68,7 @@ pub fn plan_count(
     let mut nodes = placement::loads(state, candidates);
     let wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
     let mut planned = Vec::new();
-    for (at, segment) in segments(volume) {
+    for (at, segment) in volume.segments_at() {
         let has = segment.next_voters().count();
         if has == wanted {
             continue;
@@ -82,11 +82,6 @@ pub fn plan_count(
         planned.push(SegmentChange { at, add, remove });
     }
     Ok(planned)
-}
-
-fn segments(volume: &Volume) -> impl Iterator<Item = (SegmentAt, &Segment)> {
-    let at = |index, segment: &Segment| SegmentAt { index, generation: segment.generation };
-    (0..).zip(volume.served_segments()).map(move |(index, segment)| (at(index, segment), segment))
 }
 
 fn check_unchanged(volume: &Volume, at: SegmentAt, segment: &Segment) -> Result<(), Refusal> {
