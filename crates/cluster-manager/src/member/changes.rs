@@ -5,9 +5,7 @@ use super::step::{Context, Point, Step, Until};
 use super::volumes::{candidates, show, volume_of};
 use quoin_api::v1;
 use quoin_cluster::planner::changes::{Move, plan_count, plan_move};
-use quoin_cluster::{
-    Candidate, ChangeStage, Command, Node, Refusal, RefusalKind, Replica, SegmentAt, State, Volume,
-};
+use quoin_cluster::{ChangeStage, Command, Node, Refusal, RefusalKind, Replica, SegmentAt, State, Volume};
 use quoin_types::{NodeId, ReplicaId, SegmentId, VolumeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +18,8 @@ enum Plan {
     /// It is so already.
     Nothing(VolumeId),
     Do(Command),
+    /// Not enough is known yet.
+    Wait,
 }
 
 pub(super) fn move_replica(
@@ -27,12 +27,13 @@ pub(super) fn move_replica(
     point: Point,
     cx: &mut Context<'_>,
 ) -> Result<Step, Refused> {
-    change(1, point, cx, |candidates, cx| {
+    change(point, cx, |cx| {
+        let Some(candidates) = candidates(1, cx)? else { return Ok(Plan::Wait) };
         let node = |name: &str| Ok::<_, Refused>(node_called(cx.state, name)?.id);
         let volume = named(cx.state, &asked.volume)?;
         let to = if asked.to.is_empty() { None } else { Some(node(&asked.to)?) };
         let wish = Move { segment: asked.segment, from: node(&asked.from)?, to };
-        let segments = plan_move(cx.state, volume, candidates, wish)?;
+        let segments = plan_move(cx.state, volume, &candidates, wish)?;
         let (volume, epoch) = (volume.id, volume.epoch);
         Ok(Plan::Do(Command::BeginChange { volume, epoch, replicas: None, segments }))
     })
@@ -43,12 +44,13 @@ pub(super) fn set_replicas(
     point: Point,
     cx: &mut Context<'_>,
 ) -> Result<Step, Refused> {
-    change(asked.replicas, point, cx, |candidates, cx| {
+    change(point, cx, |cx| {
+        let Some(candidates) = candidates(asked.replicas, cx)? else { return Ok(Plan::Wait) };
         quoin_cluster::rules::check_replicas(asked.replicas)?;
         let volume = named(cx.state, &asked.volume)?;
         let worth = worth(cx, volume);
         let worth_of = |replica: &Replica| worth.get(&replica.id).copied().unwrap_or(0);
-        let segments = plan_count(cx.state, volume, candidates, asked.replicas, worth_of)?;
+        let segments = plan_count(cx.state, volume, &candidates, asked.replicas, worth_of)?;
         if segments.is_empty() && volume.replicas == asked.replicas {
             return Ok(Plan::Nothing(volume.id));
         }
@@ -62,7 +64,7 @@ pub(super) fn abort(
     point: Point,
     cx: &mut Context<'_>,
 ) -> Result<Step, Refused> {
-    change(0, point, cx, |_, cx| {
+    change(point, cx, |cx| {
         let volume = named(cx.state, &asked.volume)?;
         let (filling, joint) = changing(volume);
         match (filling.is_empty(), joint.first()) {
@@ -78,14 +80,13 @@ pub(super) fn abort(
     })
 }
 
-/// Proposes what is planned for the volume as it is, with as many candidates as that takes; again, if it changed on the way.
+/// Proposes what is planned for the volume as it is; again, if it changed on the way.
 /// A request that is repeated because its answer was lost is not planned anew: by then, the plan would meet what it has done
 /// itself.
 fn change(
-    replicas: u32,
     point: Point,
     cx: &mut Context<'_>,
-    plan: impl Fn(&[Candidate], &Context<'_>) -> Result<Plan, Refused>,
+    plan: impl Fn(&Context<'_>) -> Result<Plan, Refused>,
 ) -> Result<Step, Refused> {
     match point {
         Point::Begun => Ok(Step::Read),
@@ -99,10 +100,8 @@ fn change(
             if let Some(outcome) = cx.state.answer_to(cx.request) {
                 return show(volume_of(outcome)?, cx);
             }
-            let Some(candidates) = candidates(replicas, cx)? else {
-                return Ok(Step::Wait(Until::Decidable));
-            };
-            match plan(&candidates, cx)? {
+            match plan(cx)? {
+                Plan::Wait => Ok(Step::Wait(Until::Decidable)),
                 Plan::Nothing(volume) => show(volume, cx),
                 Plan::Do(command) => Ok(Step::Propose(command)),
             }
