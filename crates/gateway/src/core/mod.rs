@@ -20,7 +20,7 @@ pub use volume::{Attachment, VolumeSpec};
 
 use links::LinkTable;
 use quoin_replication::Timing;
-use quoin_replication::writer::{Failure, VoterConfig};
+use quoin_replication::writer::Failure;
 use quoin_types::collections::HashMap;
 use quoin_types::{Epoch, InstanceId, Moment, NodeId, ReplicaId, SnapshotId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
@@ -109,7 +109,7 @@ impl Core {
 
     /// Whether the volume is attached for clients.
     pub fn is_attached(&self, id: VolumeId) -> bool {
-        self.volumes.get(&id).is_some_and(|volume| !volume.attachment().steward)
+        self.attachment(id).is_some_and(|attachment| !attachment.steward)
     }
 
     /// The size of an attached volume, in bytes.
@@ -123,6 +123,7 @@ impl Core {
         let Some(volume) = self.volumes.get_mut(&spec.id) else { return };
         if let Some(added) = volume.update(spec, now, &mut self.links) {
             self.busy = true;
+            self.routes.retain(|_, (of, _)| *of != spec.id);
             self.welcome(spec.id, &added, now);
             self.collect(spec.id, now);
         }
@@ -324,8 +325,8 @@ impl Core {
     }
 
     fn epoch_of(&self, replica: ReplicaId) -> Option<Epoch> {
-        let (id, _) = self.routes.get(&replica)?;
-        self.volumes.get(id).map(|volume| volume.attachment().epoch)
+        let (id, _) = *self.routes.get(&replica)?;
+        self.attachment(id).map(|attachment| attachment.epoch)
     }
 
     /// Takes a volume's replies, and ends it if it is fenced.
@@ -349,12 +350,12 @@ impl Core {
     /// Members are new in segments of a volume: their replicas are routed to it, and their nodes connected to.
     fn welcome(&mut self, id: VolumeId, members: &[(usize, Vec<NodeId>)], now: Moment) {
         let Some(volume) = self.volumes.get_mut(&id) else { return };
-        self.routes.retain(|_, (of, _)| *of != id);
-        let mut wanted: Vec<VoterConfig> = Vec::new();
         for (index, segment) in volume.segments().enumerate() {
             for voter in segment.voters() {
                 self.routes.insert(voter.replica, (id, index));
-                wanted.push(voter.clone());
+                if self.links.need(voter.node, &voter.address) {
+                    self.outputs.push(Output::Connect(voter.node, voter.address.clone()));
+                }
             }
         }
         for (index, nodes) in members {
@@ -363,11 +364,6 @@ impl Core {
                     let local = self.links.is_local(*node);
                     volume.segment_session_up(*index, *node, local, now, &mut self.links);
                 }
-            }
-        }
-        for voter in wanted {
-            if self.links.need(voter.node, &voter.address) {
-                self.outputs.push(Output::Connect(voter.node, voter.address));
             }
         }
     }
