@@ -1,26 +1,15 @@
 //! Rules C1 and C3 at the gateway, one small conversation each.
 
+mod support;
+
 use quoin_replication::Timing;
 use quoin_replication::writer::*;
 use quoin_types::*;
 use quoin_wire::*;
 use std::time::Duration;
+use support::{Sent, config, member, report};
 
-#[derive(Default)]
-struct Sent(Vec<(NodeId, Message)>);
-
-impl Links for Sent {
-    fn send(&mut self, node: NodeId, message: Message) {
-        self.0.push((node, message));
-    }
-    fn credit(&self, _node: NodeId, _extents: u64) -> Credit {
-        Credit::Enough
-    }
-    fn spend(&mut self, _node: NodeId, _extents: u64) {}
-    fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
-}
-
-/// A segment and the messages that it has sent. Node and replica `n` have the same number.
+/// A segment and the messages that it has sent.
 struct Attached {
     epoch: Epoch,
     segment: Segment,
@@ -34,36 +23,12 @@ fn now() -> Moment {
 }
 
 fn members(members: &[(u64, ReplicaRole)]) -> Vec<VoterConfig> {
-    let member = |(number, role): &(u64, ReplicaRole)| VoterConfig {
-        node: NodeId(*number),
-        name: format!("n{number}"),
-        address: String::new(),
-        replica: ReplicaId(*number),
-        role: *role,
-    };
-    members.iter().map(member).collect()
-}
-
-fn report(history: &[(u64, u64)], last: u64) -> ReplicaReport {
-    let start = |(epoch, first): &(u64, u64)| EpochStart { epoch: Epoch(*epoch), first: Seq(*first) };
-    let history = history.iter().map(start).collect();
-    ReplicaReport { history, last: Seq(last), lease_remainder: Duration::ZERO, mixed: false, shaken: false }
+    members.iter().map(|(number, role)| member(*number, *role)).collect()
 }
 
 impl Attached {
     fn new(epoch: u64, configuration: &[(u64, ReplicaRole)]) -> Self {
-        let config = SegmentConfig {
-            id: SegmentId::default(),
-            generation: Generation(1),
-            voters: members(configuration),
-            durability: Durability::Flush,
-            epoch: Epoch(epoch),
-            instance: InstanceId([1; 16]),
-            void: None,
-            retained_bytes_max: 1 << 20,
-            timing: Timing::default(),
-        };
-        let segment = Segment::new(config, now());
+        let segment = Segment::new(config(epoch, members(configuration), 1 << 20), now());
         let mut attached = Self { epoch: Epoch(epoch), segment, sent: Sent::default() };
         for (node, _) in configuration {
             attached.segment.session_up(NodeId(*node), now(), &mut attached.sent);
@@ -129,7 +94,7 @@ impl Attached {
 
     /// The learner has joined the live stream and has everything.
     fn filled(&mut self, replica: u64) {
-        let order = self.sent.0.iter().rev().find_map(|(node, message)| match message {
+        let order = self.sent.messages.iter().rev().find_map(|(node, message)| match message {
             Message::Resync(order) if *node == NodeId(replica) => Some(order.clone()),
             _ => None,
         });
@@ -181,7 +146,7 @@ fn a_learner_does_not_take_part_in_an_attach() {
     assert!(!attached.segment.is_promised());
     attached.opened(2, report(&[(1, 1)], 5));
     attached.opened(3, report(&[(1, 1)], 5));
-    let start = attached.sent.0.iter().find_map(|(_, message)| match message {
+    let start = attached.sent.messages.iter().find_map(|(_, message)| match message {
         Message::StartEpoch(start) => Some(start.expect),
         _ => None,
     });
@@ -219,10 +184,10 @@ fn c1_reads_need_leases_of_both_halves() {
     // The epoch began with nothing, so the empty replica is in its very state.
     attached.started(2);
     attached.configure(3, &[(1, Outgoing), (2, Incoming)]);
-    attached.sent.0.clear();
+    attached.sent.messages.clear();
     let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32, in_order: false };
     let reads =
-        |sent: &Sent| sent.0.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count();
+        |sent: &Sent| sent.messages.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count();
     attached.segment.submit(Token(7), read, now(), &mut attached.sent);
     assert_eq!(reads(&attached.sent), 0, "a lease of one half is none");
     attached.leased(2);
@@ -260,8 +225,12 @@ fn c1_an_attach_in_a_joint_configuration_asks_both_majorities() {
     attached.opened(4, report(&[], 0));
     attached.segment.tick(now() + Timing::default().late_answers, &mut attached.sent);
     assert!(attached.segment.is_promised());
-    let starts =
-        attached.sent.0.iter().filter(|(_, message)| matches!(message, Message::StartEpoch(_))).count();
+    let starts = attached
+        .sent
+        .messages
+        .iter()
+        .filter(|(_, message)| matches!(message, Message::StartEpoch(_)))
+        .count();
     assert_eq!(
         starts, 0,
         "4 is brought to the state first: 1 and 2 are a majority of the former voters only"
@@ -284,12 +253,12 @@ fn a_replica_that_knows_a_higher_generation_is_asked_again_and_fences_nobody() {
     let reply = OpenReply { replica: ReplicaId(1), epoch: Epoch(2), result: Err(refusal) };
     attached.segment.on_open_reply(reply, now(), &mut attached.sent);
     assert!(!attached.segment.is_fenced(), "the news of that configuration is on its way here");
-    attached.sent.0.clear();
+    attached.sent.messages.clear();
     attached.segment.tick(now() + Duration::from_secs(1), &mut attached.sent);
     assert!(
         attached
             .sent
-            .0
+            .messages
             .iter()
             .any(|(node, message)| *node == NodeId(1) && matches!(message, Message::Open(_)))
     );
@@ -354,13 +323,13 @@ fn c3_a_shaken_voter_is_whole_once_it_has_everything_again() {
 fn reads_under_way_to_a_dismissed_replica_are_asked_of_another() {
     let mut attached = with_learner();
     attached.leased(4);
-    attached.sent.0.clear();
+    attached.sent.messages.clear();
     let read = Request::Read { offset: 0, length: BLOCK_BYTES as u32, in_order: false };
     attached.segment.submit(Token(7), read, now(), &mut attached.sent);
     let asked = |sent: &Sent| -> Vec<u64> {
         let node =
             |(node, message): &(NodeId, Message)| matches!(message, Message::Read(_)).then_some(node.0);
-        sent.0.iter().filter_map(node).collect()
+        sent.messages.iter().filter_map(node).collect()
     };
     let first = asked(&attached.sent)[0];
     attached.position(4, 1, 1);
@@ -381,12 +350,12 @@ fn a_learner_that_its_node_does_not_have_yet_is_asked_again() {
         result: Err(Refusal::UnknownReplica),
     };
     attached.segment.on_open_reply(refused(4), now(), &mut attached.sent);
-    attached.sent.0.clear();
+    attached.sent.messages.clear();
     attached.segment.tick(now() + Duration::from_secs(1), &mut attached.sent);
     assert!(
         attached
             .sent
-            .0
+            .messages
             .iter()
             .any(|(node, message)| *node == NodeId(4) && matches!(message, Message::Open(_)))
     );

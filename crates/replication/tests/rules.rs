@@ -1,5 +1,7 @@
 //! Rules at their edges, one small conversation each; and that nothing a peer says makes anyone panic.
 
+mod support;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use quoin_replication::Timing;
@@ -8,52 +10,15 @@ use quoin_replication::writer::*;
 use quoin_types::*;
 use quoin_wire::*;
 use std::time::Duration;
-
-#[derive(Default)]
-struct Sent(Vec<(NodeId, Message)>, Option<NodeId>);
-
-/// The second field: a node whose disk is full.
-impl Links for Sent {
-    fn send(&mut self, node: NodeId, message: Message) {
-        self.0.push((node, message));
-    }
-    fn credit(&self, node: NodeId, extents: u64) -> Credit {
-        if self.1 == Some(node) && extents > 0 { Credit::Full } else { Credit::Enough }
-    }
-    fn spend(&mut self, _node: NodeId, _extents: u64) {}
-    fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
-}
+use support::{Sent, config, member, report};
 
 fn at(milliseconds: u64) -> Moment {
     Moment::ZERO + Duration::from_millis(milliseconds)
 }
 
 fn segment(epoch: u64) -> Segment {
-    let voter = |index: u64| VoterConfig {
-        node: NodeId(index),
-        name: format!("n{index}"),
-        address: String::new(),
-        replica: ReplicaId(index),
-        role: ReplicaRole::Voter,
-    };
-    let config = SegmentConfig {
-        id: SegmentId::default(),
-        generation: Generation(1),
-        voters: (0..3).map(voter).collect(),
-        durability: Durability::Flush,
-        epoch: Epoch(epoch),
-        instance: InstanceId([1; 16]),
-        void: None,
-        retained_bytes_max: 1 << 20,
-        timing: Timing::default(),
-    };
-    Segment::new(config, at(0))
-}
-
-fn report(history: &[(u64, u64)], last: u64) -> ReplicaReport {
-    let start = |(epoch, first): &(u64, u64)| EpochStart { epoch: Epoch(*epoch), first: Seq(*first) };
-    let history = history.iter().map(start).collect();
-    ReplicaReport { history, last: Seq(last), lease_remainder: Duration::ZERO, mixed: false, shaken: false }
+    let voters = (0..3).map(|number| member(number, ReplicaRole::Voter)).collect();
+    Segment::new(config(epoch, voters, 1 << 20), at(0))
 }
 
 fn opened(segment: &mut Segment, links: &mut Sent, epoch: u64, replica: u64, report: ReplicaReport) {
@@ -151,7 +116,10 @@ fn a_position_from_before_a_join_condemns_nobody() {
     (0..2).for_each(|replica| started(&mut segment, links, 2, replica));
     opened(&mut segment, links, 2, 2, report(&[(1, 1)], 9));
     assert!(
-        links.0.iter().any(|(node, message)| *node == NodeId(2) && matches!(message, Message::Resync(_)))
+        links
+            .messages
+            .iter()
+            .any(|(node, message)| *node == NodeId(2) && matches!(message, Message::Resync(_)))
     );
     let (replica, epoch) = (ReplicaId(2), Epoch(2));
     let stale = Position { replica, epoch, accepted: Seq(9), durable: Seq(9) };
@@ -169,14 +137,14 @@ fn step_3_a_damaged_authority_counts_as_absent() {
     (1..3).for_each(|replica| opened(&mut segment, links, 2, replica, report(&[(1, 1)], 4)));
     segment.tick(at(200), links);
     let sources = |links: &Sent| -> Vec<ReplicaId> {
-        let resyncs = links.0.iter().filter_map(|(_, message)| match message {
+        let resyncs = links.messages.iter().filter_map(|(_, message)| match message {
             Message::Resync(order) => Some(order.source.replica),
             _ => None,
         });
         resyncs.collect()
     };
     assert_eq!(sources(links), [ReplicaId(0); 2]);
-    links.0.clear();
+    links.messages.clear();
     let state = ResyncState::Failed(Refusal::PeerDamaged);
     let failed =
         ResyncReport { replica: ReplicaId(1), epoch: Epoch(2), done_bytes: 0, total_bytes: 0, state };
@@ -186,7 +154,7 @@ fn step_3_a_damaged_authority_counts_as_absent() {
     let mixed = ReplicaReport { mixed: true, ..report(&[(1, 1)], 4) };
     (1..3).for_each(|replica| opened(&mut segment, links, 2, replica, mixed.clone()));
     segment.tick(at(700), links);
-    assert!(!sources(links).contains(&ReplicaId(0)), "{:?}", links.0);
+    assert!(!sources(links).contains(&ReplicaId(0)), "{:?}", links.messages);
     assert!(segment.is_promised());
 }
 
@@ -197,11 +165,11 @@ fn w2_a_write_onto_a_damaged_entry_makes_its_voter_pull() {
     (1..=2).for_each(|token| write_one(&mut segment, links, token));
     (0..2).for_each(|replica| position(&mut segment, links, replica, 2, 2));
     position(&mut segment, links, 2, 1, 1);
-    links.0.clear();
+    links.messages.clear();
     let refused = Refused { replica: ReplicaId(2), epoch: Epoch(1), seq: Seq(2), reason: Refusal::Disk };
     segment.on_refused(&refused, at(3), links);
     opened(&mut segment, links, 1, 2, report(&[(1, 1)], 1));
-    let order = links.0.iter().find_map(|(node, message)| match message {
+    let order = links.messages.iter().find_map(|(node, message)| match message {
         Message::Resync(order) if *node == NodeId(2) => Some(order.clone()),
         _ => None,
     });
@@ -224,12 +192,12 @@ fn r3_a_repair_names_a_live_voter_that_was_not_tried() {
     position(&mut segment, links, 0, 1, 0);
     position(&mut segment, links, 2, 2, 0);
     let mut ask = |tried: &[u64], epoch: u64| {
-        links.0.clear();
+        links.messages.clear();
         let tried = tried.iter().map(|replica| ReplicaId(*replica)).collect();
         let (replica, epoch, version) = (ReplicaId(1), Epoch(epoch), Some(Seq(1)));
         let damaged = Damaged { replica, epoch, extent: ExtentIndex(7), version, tried };
         segment.on_damaged(&damaged, links);
-        links.0.iter().find_map(|(node, message)| match message {
+        links.messages.iter().find_map(|(node, message)| match message {
             Message::Repair(order) if *node == NodeId(1) => Some((order.source.replica.0, order.version)),
             _ => None,
         })
@@ -241,7 +209,7 @@ fn r3_a_repair_names_a_live_voter_that_was_not_tried() {
 }
 
 fn answer_damaged(segment: &mut Segment, links: &mut Sent, now: Moment) -> usize {
-    let reads: Vec<(NodeId, u64)> = std::mem::take(&mut links.0)
+    let reads: Vec<(NodeId, u64)> = std::mem::take(&mut links.messages)
         .into_iter()
         .filter_map(
             |(node, message)| if let Message::Read(read) = message { Some((node, read.id)) } else { None },
@@ -256,7 +224,7 @@ fn answer_damaged(segment: &mut Segment, links: &mut Sent, now: Moment) -> usize
 
 /// With every copy damaged a read waits for a repair, for a while; then it fails, and says whether all were asked.
 fn until_it_fails(segment: &mut Segment, links: &mut Sent) -> (u64, Completion) {
-    links.0.clear();
+    links.messages.clear();
     segment.submit(Token(9), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
     for step in 0..2000 {
         let now = at(2 + step * 5);
@@ -296,17 +264,17 @@ fn step_3_a_late_answer_that_has_more_becomes_the_authority() {
     opened(&mut segment, links, 2, 0, report(&[(1, 1)], 5));
     opened(&mut segment, links, 2, 1, report(&[(1, 1)], 3));
     segment.tick(at(200), links);
-    links.0.clear();
+    links.messages.clear();
     opened(&mut segment, links, 2, 2, report(&[(1, 1)], 9));
     assert!(
-        !links.0.iter().any(|(_, message)| matches!(message, Message::Resync(_))),
+        !links.messages.iter().any(|(_, message)| matches!(message, Message::Resync(_))),
         "nothing is copied over it"
     );
     (0..3).for_each(|replica| {
         opened(&mut segment, links, 2, replica, report(&[(1, 1)], [5, 3, 9][replica as usize]));
     });
     segment.tick(at(400), links);
-    let sources = links.0.iter().filter_map(|(_, message)| match message {
+    let sources = links.messages.iter().filter_map(|(_, message)| match message {
         Message::Resync(order) => Some((order.replica.0, order.source.replica.0)),
         _ => None,
     });
@@ -321,8 +289,11 @@ fn step_3_a_longer_tail_of_an_older_epoch_is_no_authority() {
     opened(&mut segment, links, 3, 0, report(&[(1, 1)], 15));
     opened(&mut segment, links, 3, 1, report(&[(1, 1), (2, 11)], 11));
     segment.tick(at(200), links);
-    let orders: Vec<_> =
-        links.0.iter().filter_map(|(_, m)| if let Message::Resync(r) = m { Some(r) } else { None }).collect();
+    let orders: Vec<_> = links
+        .messages
+        .iter()
+        .filter_map(|(_, m)| if let Message::Resync(r) = m { Some(r) } else { None })
+        .collect();
     let [order] = orders.as_slice() else { panic!("one is brought to the other's state: {orders:?}") };
     assert_eq!((order.replica, order.source.replica), (ReplicaId(0), ReplicaId(1)));
     assert_eq!(order.common, Point { epoch: Epoch(1), seq: Seq(10) });
@@ -330,7 +301,10 @@ fn step_3_a_longer_tail_of_an_older_epoch_is_no_authority() {
 
 fn read_sent(segment: &mut Segment, links: &mut Sent) -> Option<Read> {
     segment.submit(Token(9), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
-    links.0.iter().find_map(|(_, message)| if let Message::Read(read) = message { Some(*read) } else { None })
+    links
+        .messages
+        .iter()
+        .find_map(|(_, message)| if let Message::Read(read) = message { Some(*read) } else { None })
 }
 
 #[test]
@@ -660,7 +634,7 @@ proptest! {
 }
 
 fn reads_sent(links: &Sent) -> usize {
-    links.0.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count()
+    links.messages.iter().filter(|(_, message)| matches!(message, Message::Read(_))).count()
 }
 
 #[test]
@@ -685,7 +659,8 @@ fn a_read_in_order_stays_behind_the_changes_before_it() {
     assert_eq!(reads_sent(links), 0);
     segment.session_up(NodeId(1), at(3), links);
     opened(&mut segment, links, 1, 1, report(&[(1, 1)], 0));
-    let sent: Vec<&Message> = links.0.iter().filter(|(node, _)| *node == NodeId(0)).map(|(_, m)| m).collect();
+    let sent: Vec<&Message> =
+        links.messages.iter().filter(|(node, _)| *node == NodeId(0)).map(|(_, m)| m).collect();
     let zero = sent.iter().position(|message| matches!(message, Message::Zero(_)));
     let read = sent.iter().position(|message| matches!(message, Message::Read(_)));
     assert!(zero.is_some() && read > zero, "{sent:?}");
@@ -695,7 +670,7 @@ fn a_read_in_order_stays_behind_the_changes_before_it() {
 fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     let links = &mut Sent::default();
     let mut segment = running(links, 1);
-    links.1 = Some(NodeId(2));
+    links.full = vec![NodeId(2)];
     let (data, offset) = (Bytes::from(vec![1; 4096]), 0);
     let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
     segment.submit(Token(1), Request::Replicate { operation, durable: false }, at(2), links);
@@ -707,7 +682,7 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     assert_eq!(health(&segment), VoterHealth::InSync, "credit may be on its way");
     segment.tick(at(4) + Timing::default().unanswered_max, links);
     assert!(matches!(health(&segment), VoterHealth::CatchingUp { .. }), "{:?}", health(&segment));
-    links.1 = None;
+    links.full.clear();
     segment.on_credit(NodeId(2), at(1500), links);
     segment.tick(at(1501), links);
     assert_eq!(health(&segment), VoterHealth::InSync);
@@ -718,11 +693,12 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
 fn r2_voters_that_grant_no_more_leases_are_asked_what_they_have_promised() {
     let links = &mut Sent::default();
     let mut segment = running(links, 1);
-    let opens =
-        |links: &Sent| links.0.iter().filter(|(_, message)| matches!(message, Message::Open(_))).count();
+    let opens = |links: &Sent| {
+        links.messages.iter().filter(|(_, message)| matches!(message, Message::Open(_))).count()
+    };
     let lease = Timing::default().lease.as_millis() as u64;
     (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), at(1000), at(1000), links));
-    links.0.clear();
+    links.messages.clear();
     segment.tick(at(1000 + 2 * lease), links);
     assert_eq!(opens(links), 0, "a little late is not never");
     segment.tick(at(1100 + 3 * lease), links);

@@ -1,5 +1,7 @@
 //! The rules of snapshots (N1–N6) at their edges, one small conversation each.
 
+mod support;
+
 use bytes::Bytes;
 use quoin_replication::Timing;
 use quoin_replication::replica::{PullError, Puller, Replica, ReplicaMeta, Stage, Take};
@@ -7,24 +9,7 @@ use quoin_replication::writer::*;
 use quoin_types::*;
 use quoin_wire::*;
 use std::time::Duration;
-
-/// What was sent to each voter; `full`: no disk has room.
-#[derive(Default)]
-struct Sent {
-    messages: Vec<(NodeId, Message)>,
-    full: bool,
-}
-
-impl Links for Sent {
-    fn send(&mut self, node: NodeId, message: Message) {
-        self.messages.push((node, message));
-    }
-    fn credit(&self, _node: NodeId, extents: u64) -> Credit {
-        if self.full && extents > 0 { Credit::Full } else { Credit::Enough }
-    }
-    fn spend(&mut self, _node: NodeId, _extents: u64) {}
-    fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
-}
+use support::{Sent, config, member, report};
 
 impl Sent {
     /// The stream to a voter, and what is sent besides, since this was last asked: each seq, with the snapshot if it is one.
@@ -66,13 +51,7 @@ fn opened(
     last: u64,
     mixed: bool,
 ) {
-    let report = ReplicaReport {
-        history: history(starts),
-        last: Seq(last),
-        lease_remainder: Duration::ZERO,
-        mixed,
-        shaken: false,
-    };
+    let report = ReplicaReport { mixed, ..report(starts, last) };
     let reply = OpenReply { replica: ReplicaId(replica), epoch: Epoch(1), result: Ok(report) };
     segment.on_open_reply(reply, at(1), links);
 }
@@ -84,25 +63,8 @@ fn durable(segment: &mut Segment, links: &mut Sent, replica: u64, seq: u64) {
 
 /// Three new replicas that are asked to promise epoch 1.
 fn opening(links: &mut Sent) -> Segment {
-    let voter = |index: u64| VoterConfig {
-        node: NodeId(index),
-        name: String::new(),
-        address: String::new(),
-        replica: ReplicaId(index),
-        role: ReplicaRole::Voter,
-    };
-    let config = SegmentConfig {
-        id: SegmentId::default(),
-        generation: Generation(1),
-        voters: (0..3).map(voter).collect(),
-        durability: Durability::Flush,
-        epoch: Epoch(1),
-        instance: InstanceId([1; 16]),
-        void: None,
-        retained_bytes_max: 600,
-        timing: Timing::default(),
-    };
-    let mut segment = Segment::new(config, at(0));
+    let voters = (0..3).map(|number| member(number, ReplicaRole::Voter)).collect();
+    let mut segment = Segment::new(config(1, voters, 600), at(0));
     (0..3).for_each(|node| segment.session_up(NodeId(node), at(0), links));
     segment
 }
@@ -182,7 +144,7 @@ fn w2_a_snapshot_is_re_sent_like_a_write() {
 fn w5_a_snapshot_waits_for_no_space() {
     let links = &mut Sent::default();
     let mut segment = running(links);
-    links.full = true;
+    links.full = (0..3).map(NodeId).collect();
     assert_eq!(place(&mut segment, links, 7), Some(Seq(1)));
     assert_eq!(links.stream(0), [(1, Some(7))]);
 }
