@@ -1,36 +1,14 @@
 //! Checkpoints for their age: what an idle disk has to give back comes back.
 
-use quoin_disk::{Dir, MemDir};
-use quoin_replication::Timing;
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Limits, Node, NodeIdentity, Output, Wanted};
-use quoin_store::{Engine, Identity, Options};
-use quoin_types::{
-    BootId, ClusterId, DiskId, EXTENT_BYTES, Generation, Moment, NodeId, ReplicaId, SegmentId,
-};
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
 
-const CLUSTER: ClusterId = ClusterId([7; 16]);
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
+use quoin_types::{EXTENT_BYTES, Generation, Moment, ReplicaId, SegmentId};
+use std::time::Duration;
+use support::node;
 
 fn at(seconds: u64) -> Moment {
     Moment::ZERO + Duration::from_secs(seconds)
-}
-
-fn node() -> Node {
-    let disk = DiskId([1; 16]);
-    let dir: Arc<dyn Dir> = Arc::new(MemDir::new());
-    let identity = Identity { cluster: CLUSTER, disk, capacity_bytes: 100 * EXTENT_BYTES };
-    Engine::format(dir.as_ref(), &identity).unwrap();
-    let boot = BootId([1; 16]);
-    let options = Options { journal_file_bytes: 64 << 10, journal_files: 4, reserve_bytes: 0 };
-    let (engine, opened) = Engine::open(dir, None, boot, options).unwrap();
-    let identity = NodeIdentity { cluster: CLUSTER, node: NodeId(1), disk, boot };
-    let limits = Limits {
-        resync_bytes_per_second: None,
-        scrub_bytes_per_second: None,
-        scrub_interval: Duration::ZERO,
-    };
-    Node::new(identity, engine, &opened, limits, Timing::default(), at(0)).unwrap()
 }
 
 /// Appends a record: the least that a node can be asked to do.
@@ -66,7 +44,7 @@ fn work(node: &mut Node, mut outputs: Vec<Output>, now: Moment) -> usize {
 
 #[test]
 fn what_a_checkpoint_came_too_early_for_is_in_the_next_one() {
-    let mut node = node();
+    let mut node = node(100);
     change(&mut node, 1, at(1));
     let outputs = node.outputs();
     assert_eq!(work(&mut node, outputs, at(1)), 0);
