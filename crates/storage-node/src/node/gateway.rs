@@ -122,7 +122,8 @@ impl Node {
             state.touch((offset + length).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES);
         }
         let Write { checksums, data, .. } = write;
-        let appended = self.append(session, (id, epoch, seq), (offset, length), |engine| {
+        let may_take = self.may_take(session, id, epoch, seq);
+        let appended = self.append(session, (id, epoch, seq), (offset, length), may_take, |engine| {
             engine.write(id, seq, offset, &checksums, data)
         })?;
         if appended {
@@ -135,23 +136,25 @@ impl Node {
 
     fn on_zero(&mut self, session: SessionId, zero: Zero) -> Result<(), Fatal> {
         let Zero { replica: id, epoch, seq, offset, length } = zero;
-        let range = (offset, length);
-        if self.append(session, (id, epoch, seq), range, |engine| engine.zero(id, seq, offset, length))? {
+        let may_take = self.may_take(session, id, epoch, seq);
+        let zero = |engine: &mut Engine| engine.zero(id, seq, offset, length);
+        if self.append(session, (id, epoch, seq), (offset, length), may_take, zero)? {
             self.took(id, seq, offset, length)?;
         }
         Ok(())
     }
 
-    /// Appends what a stream brings if it is the next in it. What is known is only told again; what may not be taken, or
-    /// has no room, is refused. Says whether it was appended.
-    fn append(
+    /// Appends what a stream brings if it is the next in it, as `may_take` says. What is known is only told again; what may
+    /// not be taken, or has no room, is refused. Says whether it was appended.
+    pub(super) fn append(
         &mut self,
         session: SessionId,
         (id, epoch, seq): (ReplicaId, Epoch, Seq),
         (offset, length): (u64, u64),
+        may_take: Result<Take, Refusal>,
         append: impl FnOnce(&mut Engine) -> Result<Lsn, quoin_store::Error>,
     ) -> Result<bool, Fatal> {
-        let reason = match self.may_take(session, id, epoch, seq) {
+        let reason = match may_take {
             Ok(Take::Append) => match append(&mut self.engine) {
                 Ok(_) => return Ok(true),
                 Err(error) => {

@@ -223,9 +223,7 @@ impl Node {
                 return Ok(());
             }
         };
-        for snapshot in stage.delete {
-            self.engine.delete_snapshot(replica, snapshot)?;
-        }
+        self.delete_snapshots(replica, stage.delete)?;
         let mut changed = match self.own_changes(replica, stage.since) {
             Ok(changed) => changed,
             Err(error) => {

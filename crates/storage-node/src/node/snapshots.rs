@@ -1,8 +1,7 @@
 //! Snapshots of replicas: taken in the stream, kept as the cluster manager says (rules N1–N3, N6).
 
-use super::{Fatal, Node, refusal_or_fatal};
-use quoin_replication::replica::Take;
-use quoin_store::View;
+use super::{Fatal, Node};
+use quoin_store::{Engine, View};
 use quoin_types::{ReplicaId, Seq, SessionId, SnapshotId};
 use quoin_wire::{Refusal, Snapshot, SnapshotPoint};
 use std::collections::BTreeSet;
@@ -29,26 +28,17 @@ pub(super) fn view(snapshot: Option<SnapshotId>) -> View {
 }
 
 impl Node {
-    /// A snapshot in the stream: taken like a write.
+    /// A snapshot in the stream: taken like a write, by a complete replica alone (rule N3).
     pub(super) fn on_snapshot(&mut self, session: SessionId, message: Snapshot) -> Result<(), Fatal> {
         let Snapshot { replica: id, epoch, seq, snapshot } = message;
         let replica = self.replicas.get(&id).ok_or(Refusal::UnknownReplica);
-        let refusal = match replica.and_then(|replica| replica.take_snapshot(session, epoch, seq)) {
-            Ok(Take::Append) => match self.engine.create_snapshot(id, snapshot, seq) {
-                Ok(_) => {
-                    self.took(id, seq, 0, 0)?;
-                    let is_unwanted = self.kept.get(&id).is_some_and(|kept| !kept.wants(snapshot));
-                    return if is_unwanted { self.prune_snapshots(id) } else { Ok(()) };
-                }
-                Err(error) => refusal_or_fatal(error)?,
-            },
-            Ok(Take::Known) => {
-                self.moved.insert(id);
-                return Ok(());
-            }
-            Err(refusal) => refusal,
-        };
-        self.refuse(session, id, epoch, seq, refusal);
+        let may_take = replica.and_then(|replica| replica.take_snapshot(session, epoch, seq));
+        let make = |engine: &mut Engine| engine.create_snapshot(id, snapshot, seq);
+        if self.append(session, (id, epoch, seq), (0, 0), may_take, make)? {
+            self.took(id, seq, 0, 0)?;
+            // It may have been deleted before it came.
+            self.prune_snapshots(id)?;
+        }
         Ok(())
     }
 
@@ -71,16 +61,23 @@ impl Node {
         let Some(kept) = self.kept.get(&id) else { return Ok(()) };
         let unwanted = self.snapshots_of(id).into_iter().filter(|snapshot| !kept.wants(snapshot.id));
         let unwanted: Vec<SnapshotId> = unwanted.map(|snapshot| snapshot.id).collect();
-        unwanted
-            .into_iter()
-            .try_for_each(|snapshot| Ok(self.engine.delete_snapshot(id, snapshot).map(drop)?))
+        self.delete_snapshots(id, unwanted)
     }
 
     /// N4: an epoch starts from a mixed state, which ends before what a resync had brought: snapshots beyond its end belong
     /// to another history, and the seqs of this one are given anew.
     pub(super) fn delete_snapshots_beyond(&mut self, id: ReplicaId, end: Seq) -> Result<(), Fatal> {
         let beyond = self.snapshots_of(id).into_iter().filter(|snapshot| snapshot.seq > end);
-        let beyond: Vec<SnapshotId> = beyond.map(|snapshot| snapshot.id).collect();
-        beyond.into_iter().try_for_each(|snapshot| Ok(self.engine.delete_snapshot(id, snapshot).map(drop)?))
+        self.delete_snapshots(id, beyond.map(|snapshot| snapshot.id))
+    }
+
+    pub(super) fn delete_snapshots(
+        &mut self,
+        id: ReplicaId,
+        snapshots: impl IntoIterator<Item = SnapshotId>,
+    ) -> Result<(), Fatal> {
+        snapshots
+            .into_iter()
+            .try_for_each(|snapshot| Ok(self.engine.delete_snapshot(id, snapshot).map(drop)?))
     }
 }
