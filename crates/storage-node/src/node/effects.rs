@@ -39,12 +39,25 @@ impl Effects {
         self.at(lsn, Effect::Durable(replica, seq));
     }
 
+    /// Whether an effect is still to come true.
+    fn awaits(&self, effect: Effect) -> bool {
+        self.waiting.iter().any(|(_, waiting)| *waiting == effect)
+    }
+
     fn next(&mut self, durable: Lsn) -> Option<Effect> {
         self.waiting.pop_front_if(|(lsn, _)| *lsn <= durable).map(|(_, effect)| effect)
     }
 }
 
 impl Node {
+    /// The cluster manager asks again for what has been done. While the record is not durable the effect does the telling: the
+    /// manager relies on it from then on.
+    pub(super) fn tell_again(&mut self, done: Effect, told: Output) {
+        if !self.effects.awaits(done) {
+            self.outputs.push(told);
+        }
+    }
+
     /// Carries out every effect whose record is durable.
     pub(super) fn come_true(&mut self, now: Moment) -> Result<(), Fatal> {
         let durable = self.engine.durable();

@@ -41,18 +41,19 @@ impl Node {
     /// The disk failed.
     pub fn on_assignments(&mut self, assignments: &[Assignment], now: Moment) -> Result<(), Fatal> {
         for assignment in assignments {
+            let id = assignment.replica;
             if assignment.wanted != Wanted::Dropped {
-                self.keep_snapshots(assignment.replica, &assignment.snapshots)?;
+                self.keep_snapshots(id, &assignment.snapshots)?;
             }
-            let exists = self.replicas.contains_key(&assignment.replica);
+            let exists = self.replicas.contains_key(&id);
             match assignment.wanted {
-                Wanted::Created if exists => self.outputs.push(Output::Created(assignment.replica)),
+                Wanted::Created if exists => self.tell_again(Effect::Created(id), Output::Created(id)),
                 Wanted::Created => self.create(assignment)?,
-                Wanted::Dropped if exists => self.remove(assignment.replica)?,
-                Wanted::Dropped => self.outputs.push(Output::Dropped(assignment.replica)),
+                Wanted::Dropped if exists => self.remove(id)?,
+                Wanted::Dropped => self.tell_again(Effect::Dropped(id), Output::Dropped(id)),
                 Wanted::Kept if exists => {}
                 Wanted::Kept => {
-                    tracing::error!(replica = %assignment.replica, segment = %assignment.segment,
+                    tracing::error!(replica = %id, segment = %assignment.segment,
                         "this disk has lost a replica that it once had; it will not answer for it");
                 }
             }
