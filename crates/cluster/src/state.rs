@@ -166,12 +166,12 @@ impl State {
 
     /// The revision at which what belongs on a node last changed. A watcher that has seen it need not look again.
     pub fn node_revision(&self, node: NodeId) -> u64 {
-        self.index.by_node.get(&node).map_or(0, |on_node| on_node.revision)
+        self.index.by_node.get(&node).map_or(self.index.built, |on_node| on_node.revision)
     }
 
     /// The revision at which what a gateway must know last changed: its volumes, or the addresses of their nodes.
     pub fn gateway_revision(&self, gateway: &GatewayId) -> u64 {
-        self.index.by_gateway.get(gateway).map_or(0, |at| at.revision)
+        self.index.by_gateway.get(gateway).map_or(self.index.built, |at| at.revision)
     }
 
     /// The state as a snapshot. The same state always gives the same bytes.

@@ -5,7 +5,7 @@ mod support;
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{Command, Outcome, Refusal, State, VolumeStage, apply};
 use quoin_types::{Durability, Epoch, GatewayId, InstanceId, NodeId};
-use support::{candidates, initialised, node, settle};
+use support::{candidates, initialised, initialised_with, node, settle};
 
 fn create(state: &mut State, name: &str, replicas: u32) {
     let command = Command::CreateVolume {
@@ -124,6 +124,22 @@ fn a_start_that_is_known_is_refused_unless_the_same_process_repeats_it() {
     register(&mut state, node(1, 1, 3)).unwrap();
     let other = RegisterNode { cluster_id: quoin_types::ClusterId([1; 16]), ..node(1, 1, 4) };
     assert!(matches!(register(&mut state, other), Err(Refusal::OtherCluster { .. })));
+}
+
+/// What changed meanwhile is not in the snapshot: that a gateway has nothing any more is news to it all the same.
+#[test]
+fn watchers_of_a_member_that_came_by_a_snapshot_are_told_that_nothing_is_left() {
+    let empty = State::default();
+    let mut state = initialised_with(4);
+    create(&mut state, "v", 1);
+    settle(&mut state);
+    attach(&mut state, "old", 0).unwrap();
+    attach(&mut state, "new", 1).unwrap();
+    let caught_up = State::decode(&state.encode()).unwrap();
+    let gateway = GatewayId("old".to_owned());
+    assert_ne!(caught_up.gateway_revision(&gateway), empty.gateway_revision(&gateway));
+    let idle = state.nodes().keys().find(|id| state.replica_count_on(**id) == 0).unwrap();
+    assert_ne!(caught_up.node_revision(*idle), empty.node_revision(*idle));
 }
 
 #[test]

@@ -58,6 +58,8 @@ struct Call {
 #[derive(Clone, Copy, Debug, Default)]
 struct Watcher {
     member: usize,
+    /// A stream ends with the process.
+    incarnation: u64,
     seen: Option<u64>,
     /// When what was sent last arrives: what follows arrives later.
     arrival: Nanos,
@@ -404,8 +406,11 @@ impl World {
             self.managers.watchers.insert(who, watcher);
             return;
         };
+        if watcher.incarnation != process.incarnation {
+            watcher = Watcher { incarnation: process.incarnation, seen: None, ..watcher };
+        }
         let Some((revision, told)) = self.shown_to(who, member) else { return };
-        if watcher.seen.is_some_and(|seen| seen >= revision) {
+        if watcher.seen == Some(revision) {
             return;
         }
         let delay = self.network.call_delay();
