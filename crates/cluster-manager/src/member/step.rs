@@ -39,6 +39,8 @@ pub(super) enum Step {
     ProposeAlso(Command),
     /// Propose a change of the members, and go on when it is [`Point::Applied`].
     Change(MemberChange),
+    /// Make sure that a majority of the members knows who they are, and go on with [`Until::Settled`].
+    Settle,
     /// Hand over leadership: the next leader does the rest.
     Resign,
     /// Look again when something has happened.
@@ -58,6 +60,8 @@ pub(super) enum Until {
     Grown(VolumeId),
     /// That a snapshot is ready.
     Taken(SnapshotId),
+    /// That a majority of the members knows who they are.
+    Settled,
     /// That it stands in the state that this start of a node is over.
     Gone(NodeId, u64),
 }

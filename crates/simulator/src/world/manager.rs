@@ -73,7 +73,7 @@ pub(crate) struct Managers {
     calls: BTreeMap<u64, Call>,
     next_call: u64,
     pub(super) last_id: u64,
-    /// The member whose directory was lost last.
+    /// The member whose directory is lost, until the operator is told that another one is there for it.
     pub(super) lost: Option<u64>,
     watchers: BTreeMap<Process, Watcher>,
     /// The volume, as the member that is ahead has it.
