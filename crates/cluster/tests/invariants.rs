@@ -98,6 +98,10 @@ impl History {
                         assert_eq!(voters(&before).len(), 2);
                         assert!(voters(&before).is_superset(&voters(&now)) && voters(&now).len() == 1);
                     }
+                    // Nobody has used the configuration before, nor can anybody yet.
+                    Command::RegisterNode(_) if index as usize >= volume.usable_segments().len() => {
+                        assert_eq!(before.len(), now.len());
+                    }
                     _ => assert!(majorities_meet(&before, &now), "{before:?} and {now:?} can be split"),
                 }
             }

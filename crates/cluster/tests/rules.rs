@@ -3,9 +3,9 @@
 mod support;
 
 use quoin_cluster::command::RegisterNode;
-use quoin_cluster::{Command, Outcome, Refusal, State, VolumeStage, apply};
-use quoin_types::{Durability, Epoch, GatewayId, InstanceId, NodeId};
-use support::{candidates, initialised, initialised_with, node, settle};
+use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
+use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
+use support::{candidates, initialised, initialised_with, node, report_of, settle};
 
 fn create(state: &mut State, name: &str, replicas: u32) {
     let command = Command::CreateVolume {
@@ -78,6 +78,55 @@ fn a_volume_grows_when_its_new_segments_exist() {
     settle(&mut state);
     assert_eq!(state.volume_named("v").unwrap().size_bytes, 200 * 4096);
     assert!(matches!(apply(&mut state, &resize(4096)), Err(Refusal::Shrinking { .. })));
+}
+
+/// Nobody has written to the new segments, so nothing is lost with their copies; and without them the growth would never
+/// come to its end, nor could the node ever be back.
+#[test]
+fn a_disk_that_is_lost_while_a_volume_grows_is_replaced_by_a_new_one() {
+    let mut state = initialised_with(4);
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    let grow = Command::ResizeVolume {
+        name: "v".to_owned(),
+        size_bytes: 200 * 4096,
+        candidates: candidates(4..=4).into_iter().chain(candidates(1..=2)).collect(),
+    };
+    apply(&mut state, &grow).unwrap();
+    // One copy exists by the disk's own report, the others do not yet.
+    let first = state.replicas_on(NodeId(4)).map(|(.., replica)| replica.id).next().unwrap();
+    let disk = DiskId([4; 16]);
+    let report = Command::ReportReplicas { node: NodeId(4), disk, created: vec![first], dropped: vec![] };
+    apply(&mut state, &report).unwrap();
+    let before: Vec<ReplicaId> = state.replicas_on(NodeId(4)).map(|(.., replica)| replica.id).collect();
+    apply(&mut state, &Command::RegisterNode(node(4, 14, 1))).unwrap();
+    let anew: Vec<_> = state.replicas_on(NodeId(4)).map(|(.., replica)| replica).collect();
+    assert_eq!(anew.len(), before.len());
+    for replica in anew {
+        assert!(!before.contains(&replica.id), "C2: an id dies with its disk");
+        assert_eq!((replica.disk, replica.state), (DiskId([14; 16]), ReplicaState::Creating));
+    }
+    settle(&mut state);
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!((volume.size_bytes, volume.growing_to_bytes), (200 * 4096, None));
+    // From now on somebody may write to them.
+    let refused = apply(&mut state, &Command::RegisterNode(node(4, 24, 1)));
+    assert!(matches!(refused, Err(Refusal::DiskReplaced { .. })));
+}
+
+#[test]
+fn a_disk_that_is_lost_while_a_volume_is_created_is_replaced_by_a_new_one() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    for number in [1, 2] {
+        let report = report_of(&state, number);
+        apply(&mut state, &report).unwrap();
+    }
+    apply(&mut state, &Command::RegisterNode(node(2, 12, 1))).unwrap();
+    settle(&mut state);
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!(volume.stage(), VolumeStage::Ready);
+    assert!(volume.replicas().all(|(.., replica)| replica.disk != DiskId([2; 16])));
 }
 
 #[test]

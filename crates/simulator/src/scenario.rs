@@ -123,6 +123,7 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::KillNode,
             Kind::PowerNode,
             Kind::TakeOver,
+            Kind::Resize,
             Kind::KillManager,
             Kind::BreakConnections,
         ],
