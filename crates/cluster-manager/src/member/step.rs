@@ -97,7 +97,7 @@ pub(super) fn step(request: &Request, point: Point, cx: &mut Context<'_>) -> Res
     match request {
         Request::RegisterNode(asked) => nodes::register(asked, point, cx),
         Request::NodeHeartbeat(asked) => nodes::heartbeat(asked, &point, cx),
-        Request::ReportReplicas(asked) => nodes::report_replicas(asked, point),
+        Request::ReportReplicas(asked) => nodes::report_replicas(asked, point, cx),
         Request::Attach(asked) => gateways::attach(asked, point, cx),
         Request::Detach(asked) => gateways::detach(asked, point),
         Request::GatewayHeartbeat(asked) => gateways::heartbeat(asked, point, cx),
