@@ -281,6 +281,29 @@ fn a_volume_that_is_not_made_in_time_is_shown_as_it_is() {
     assert_eq!(volume.state(), v1::VolumeState::Creating);
 }
 
+/// What the node's report is answered.
+fn unwanted(group: &mut Group, created: &[u64], dropped: &[u64]) -> Vec<u64> {
+    let (created, dropped) = (created.to_vec(), dropped.to_vec());
+    let report = v1::ReportReplicasRequest { node: 1, disk: vec![7; 16], created, dropped };
+    match group.reply(Request::ReportReplicas(report)) {
+        Reply::ReportReplicas(reply) => reply.unwanted,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A disk may have a replica that is long gone, made for a list that was behind. Of an id that was never given nothing is
+/// said: it may be of a state that these managers have lost.
+#[test]
+fn a_disk_is_told_which_of_its_replicas_nobody_wants() {
+    let mut group = Group::with_volume();
+    assert_eq!(unwanted(&mut group, &[1, 2], &[]), [0; 0]);
+    let delete = v1::DeleteVolumeRequest { name: "v".to_owned(), ..v1::DeleteVolumeRequest::default() };
+    assert!(matches!(group.reply(Request::DeleteVolume(delete)), Reply::DeleteVolume(_)));
+    assert_eq!(unwanted(&mut group, &[1], &[]), [0; 0], "it is to be dropped, and listed so");
+    assert_eq!(unwanted(&mut group, &[], &[1]), [0; 0]);
+    assert_eq!(unwanted(&mut group, &[1, 2], &[]), [1]);
+}
+
 #[test]
 fn a_leader_that_nobody_hears_sends_its_askers_away() {
     let mut group = Group::of(2);

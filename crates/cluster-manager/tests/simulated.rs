@@ -99,6 +99,25 @@ fn all_members_are_replaced_one_after_the_other() {
     }
 }
 
+/// The answer is a promise: two of three members are enough from now on, and nobody needs the one that was let go. They must
+/// know it, too, or look for a majority that is not there.
+#[test]
+fn once_a_change_is_answered_the_leader_can_be_lost_as_well() {
+    for seed in 1..=50 {
+        let mut world = World::new(3, seed);
+        assert!(world.run_until(SECOND * 20, |world| world.leader().is_some()), "seed {seed}");
+        let leader = world.leader().unwrap();
+        let lost = leader % 3 + 1;
+        world.lose_host(lost);
+        world.add_host(4, BTreeMap::new());
+        let change = Request::ChangeMembers { add: Some((4, "manager-4:1".to_owned())), remove: Some(lost) };
+        assert_eq!(world.ask_leader(&change), Answer::Reply(Reply::MembersChanged), "seed {seed}");
+        world.lose_host(leader);
+        world.operate();
+        assert!(world.run_until(SECOND * 30, World::has_converged), "seed {seed}: two of three lead nobody");
+    }
+}
+
 #[test]
 fn the_leader_itself_can_be_let_go_and_the_last_member_cannot() {
     let mut world = World::new(2, 5);

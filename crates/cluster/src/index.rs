@@ -30,12 +30,15 @@ pub(crate) struct Index {
     pub(crate) by_gateway: BTreeMap<GatewayId, AtGateway>,
     /// Volumes that a leader has something to do for, now or when a node goes.
     pub(crate) tended: BTreeSet<VolumeId>,
+    /// The revision of the state that it was built for. Who is not named above may have been, just before: whoever watches a
+    /// member that has come so far by a snapshot must be told that nothing is left.
+    pub(crate) built: u64,
 }
 
 impl Index {
     /// The index of a state that came without one. Everything counts as changed at the state's revision.
     pub(crate) fn build(volumes: &BTreeMap<VolumeId, Volume>, revision: u64) -> Self {
-        let mut index = Self::default();
+        let mut index = Self { built: revision, ..Self::default() };
         for volume in volumes.values() {
             index.add(volume, revision);
         }

@@ -11,7 +11,7 @@ use prost::Message as _;
 use quoin_types::{
     ClusterId, DiskId, GatewayId, Generation, InstanceId, NodeId, ReplicaId, SegmentId, SnapshotId, VolumeId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A storage node: one process on one disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,6 +148,16 @@ impl State {
         self.index.by_node.get(&node).map_or(0, |on_node| on_node.segments.len())
     }
 
+    /// Of the replicas that a disk has, those that do not belong there and never will: their ids were given, and are not in
+    /// this state any more. An id that is still to be given is of a state that this one does not know, such as that of
+    /// managers before they were set back to a backup; nothing is said of it.
+    pub fn unwanted_on(&self, node: NodeId, disk: DiskId, ids: &[ReplicaId]) -> Vec<ReplicaId> {
+        let on_disk = self.replicas_on(node).filter(|(.., replica)| replica.disk == disk);
+        let wanted: BTreeSet<ReplicaId> = on_disk.map(|(.., replica)| replica.id).collect();
+        let was_given = |id: &ReplicaId| id.0 <= self.counters.replica;
+        ids.iter().copied().filter(|id| was_given(id) && !wanted.contains(id)).collect()
+    }
+
     /// The volumes that are attached to a gateway.
     pub fn volumes_attached_to(&self, gateway: &GatewayId) -> impl Iterator<Item = &Volume> {
         let volumes = self.index.by_gateway.get(gateway).map(|at| &at.volumes);
@@ -166,12 +176,12 @@ impl State {
 
     /// The revision at which what belongs on a node last changed. A watcher that has seen it need not look again.
     pub fn node_revision(&self, node: NodeId) -> u64 {
-        self.index.by_node.get(&node).map_or(0, |on_node| on_node.revision)
+        self.index.by_node.get(&node).map_or(self.index.built, |on_node| on_node.revision)
     }
 
     /// The revision at which what a gateway must know last changed: its volumes, or the addresses of their nodes.
     pub fn gateway_revision(&self, gateway: &GatewayId) -> u64 {
-        self.index.by_gateway.get(gateway).map_or(0, |at| at.revision)
+        self.index.by_gateway.get(gateway).map_or(self.index.built, |at| at.revision)
     }
 
     /// The state as a snapshot. The same state always gives the same bytes.

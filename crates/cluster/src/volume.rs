@@ -111,6 +111,15 @@ impl Volume {
         &self.segments[..served]
     }
 
+    /// The segments that somebody may have written to: none while the volume is being created.
+    pub fn usable_segments(&self) -> &[Segment] {
+        match self.stage() {
+            VolumeStage::Ready => self.served_segments(),
+            VolumeStage::Creating => &[],
+            VolumeStage::Deleting => &self.segments,
+        }
+    }
+
     /// The segments that are served, each with the configuration that it is in.
     pub fn segments_at(&self) -> impl Iterator<Item = (SegmentAt, &Segment)> {
         let at = |index, segment: &Segment| SegmentAt { index, generation: segment.generation };

@@ -98,6 +98,10 @@ impl History {
                         assert_eq!(voters(&before).len(), 2);
                         assert!(voters(&before).is_superset(&voters(&now)) && voters(&now).len() == 1);
                     }
+                    // Nobody has used the configuration before, nor can anybody yet.
+                    Command::RegisterNode(_) if index as usize >= volume.usable_segments().len() => {
+                        assert_eq!(before.len(), now.len());
+                    }
                     _ => assert!(majorities_meet(&before, &now), "{before:?} and {now:?} can be split"),
                 }
             }
@@ -131,8 +135,11 @@ impl History {
         let mut seen = BTreeSet::new();
         for volume in state.volumes().values() {
             for segment in &volume.segments {
-                let nodes: BTreeSet<_> = segment.replicas.iter().map(|replica| replica.node).collect();
-                assert_eq!(nodes.len(), segment.replicas.len(), "two replicas of a segment on one node");
+                let leaves =
+                    |id: ReplicaId| segment.change.as_ref().is_some_and(|change| change.remove.contains(&id));
+                let staying = || segment.members().map(|m| m.0).filter(|replica| !leaves(replica.id));
+                let nodes: BTreeSet<_> = staying().map(|replica| replica.node).collect();
+                assert_eq!(nodes.len(), staying().count(), "two replicas of a segment stay on one node");
             }
             for (segment, _, replica) in volume.replicas() {
                 assert!(seen.insert(replica.id), "a replica's id is there twice");

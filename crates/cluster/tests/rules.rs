@@ -3,9 +3,9 @@
 mod support;
 
 use quoin_cluster::command::RegisterNode;
-use quoin_cluster::{Command, Outcome, Refusal, State, VolumeStage, apply};
-use quoin_types::{Durability, Epoch, GatewayId, InstanceId, NodeId};
-use support::{candidates, initialised, node, settle};
+use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
+use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
+use support::{candidates, initialised, initialised_with, node, report_of, settle};
 
 fn create(state: &mut State, name: &str, replicas: u32) {
     let command = Command::CreateVolume {
@@ -80,6 +80,55 @@ fn a_volume_grows_when_its_new_segments_exist() {
     assert!(matches!(apply(&mut state, &resize(4096)), Err(Refusal::Shrinking { .. })));
 }
 
+/// Nobody has written to the new segments, so nothing is lost with their copies; and without them the growth would never
+/// come to its end, nor could the node ever be back.
+#[test]
+fn a_disk_that_is_lost_while_a_volume_grows_is_replaced_by_a_new_one() {
+    let mut state = initialised_with(4);
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    let grow = Command::ResizeVolume {
+        name: "v".to_owned(),
+        size_bytes: 200 * 4096,
+        candidates: candidates(4..=4).into_iter().chain(candidates(1..=2)).collect(),
+    };
+    apply(&mut state, &grow).unwrap();
+    // One copy exists by the disk's own report, the others do not yet.
+    let first = state.replicas_on(NodeId(4)).map(|(.., replica)| replica.id).next().unwrap();
+    let disk = DiskId([4; 16]);
+    let report = Command::ReportReplicas { node: NodeId(4), disk, created: vec![first], dropped: vec![] };
+    apply(&mut state, &report).unwrap();
+    let before: Vec<ReplicaId> = state.replicas_on(NodeId(4)).map(|(.., replica)| replica.id).collect();
+    apply(&mut state, &Command::RegisterNode(node(4, 14, 1))).unwrap();
+    let anew: Vec<_> = state.replicas_on(NodeId(4)).map(|(.., replica)| replica).collect();
+    assert_eq!(anew.len(), before.len());
+    for replica in anew {
+        assert!(!before.contains(&replica.id), "C2: an id dies with its disk");
+        assert_eq!((replica.disk, replica.state), (DiskId([14; 16]), ReplicaState::Creating));
+    }
+    settle(&mut state);
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!((volume.size_bytes, volume.growing_to_bytes), (200 * 4096, None));
+    // From now on somebody may write to them.
+    let refused = apply(&mut state, &Command::RegisterNode(node(4, 24, 1)));
+    assert!(matches!(refused, Err(Refusal::DiskReplaced { .. })));
+}
+
+#[test]
+fn a_disk_that_is_lost_while_a_volume_is_created_is_replaced_by_a_new_one() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    for number in [1, 2] {
+        let report = report_of(&state, number);
+        apply(&mut state, &report).unwrap();
+    }
+    apply(&mut state, &Command::RegisterNode(node(2, 12, 1))).unwrap();
+    settle(&mut state);
+    let volume = state.volume_named("v").unwrap();
+    assert_eq!(volume.stage(), VolumeStage::Ready);
+    assert!(volume.replicas().all(|(.., replica)| replica.disk != DiskId([2; 16])));
+}
+
 #[test]
 fn a_deleted_volume_frees_its_name_and_keeps_its_tombstone() {
     let mut state = initialised();
@@ -124,6 +173,22 @@ fn a_start_that_is_known_is_refused_unless_the_same_process_repeats_it() {
     register(&mut state, node(1, 1, 3)).unwrap();
     let other = RegisterNode { cluster_id: quoin_types::ClusterId([1; 16]), ..node(1, 1, 4) };
     assert!(matches!(register(&mut state, other), Err(Refusal::OtherCluster { .. })));
+}
+
+/// What changed meanwhile is not in the snapshot: that a gateway has nothing any more is news to it all the same.
+#[test]
+fn watchers_of_a_member_that_came_by_a_snapshot_are_told_that_nothing_is_left() {
+    let empty = State::default();
+    let mut state = initialised_with(4);
+    create(&mut state, "v", 1);
+    settle(&mut state);
+    attach(&mut state, "old", 0).unwrap();
+    attach(&mut state, "new", 1).unwrap();
+    let caught_up = State::decode(&state.encode()).unwrap();
+    let gateway = GatewayId("old".to_owned());
+    assert_ne!(caught_up.gateway_revision(&gateway), empty.gateway_revision(&gateway));
+    let idle = state.nodes().keys().find(|id| state.replica_count_on(**id) == 0).unwrap();
+    assert_ne!(caught_up.node_revision(*idle), empty.node_revision(*idle));
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     KillManager,
     PowerManager,
     PauseManager,
+    /// A member hears nothing of the others, and shows those who watch it what was.
+    CutManager,
     /// A member's directory is lost for good, and another member comes for it.
     LoseManager,
     /// Replicas are moved, added or taken away.
@@ -182,6 +184,7 @@ impl World {
             Kind::Resize => self.resize(),
             Kind::Rot => {
                 self.rot();
+            Kind::CutManager => self.cut_manager(manager, time),
             }
             Kind::Wipe => self.wipe(node, time),
         }
@@ -257,6 +260,16 @@ impl World {
     pub(crate) fn end_fault(&mut self, fault: Fault, a: usize, b: usize) {
         match fault {
             Fault::Partition => {
+    fn cut_manager(&mut self, index: usize, time: Nanos) {
+        let machine = self.managers.members[index].machine;
+        for other in (0..self.managers.members.len()).filter(|other| *other != index) {
+            let other = self.managers.members[other].machine;
+            self.block(machine, other);
+            self.block(other, machine);
+            self.mend_later(Fault::Partition, machine, other, time);
+        }
+    }
+
                 self.unblock(a, b);
                 self.unblock(b, a);
             }

@@ -13,7 +13,7 @@ pub struct Scenario {
 }
 
 /// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
-const DEFAULT: [(Kind, u64); 26] = [
+const DEFAULT: [(Kind, u64); 27] = [
     (Kind::BreakConnections, 12),
     (Kind::Partition, 8),
     (Kind::OneWayPartition, 6),
@@ -37,6 +37,7 @@ const DEFAULT: [(Kind, u64); 26] = [
     (Kind::KillManager, 4),
     (Kind::PowerManager, 3),
     (Kind::PauseManager, 3),
+    (Kind::CutManager, 3),
     (Kind::Reconfigure, 8),
     (Kind::Snapshot, 6),
     (Kind::Resize, 2),
@@ -83,6 +84,7 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::KillManager,
             Kind::PowerManager,
             Kind::PauseManager,
+            Kind::CutManager,
             Kind::TakeOver,
             Kind::OneWayPartition,
         ],
@@ -95,6 +97,7 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::Snapshot,
             Kind::Resize,
             Kind::KillNode,
+            Kind::CutManager,
             Kind::TakeOver,
             Kind::BreakConnections,
         ],
@@ -123,6 +126,7 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::KillNode,
             Kind::PowerNode,
             Kind::TakeOver,
+            Kind::Resize,
             Kind::KillManager,
             Kind::BreakConnections,
         ],

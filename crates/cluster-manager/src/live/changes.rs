@@ -13,7 +13,7 @@ use quoin_types::{Moment, SnapshotId, VolumeId, quorum};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most steps of one kind that a look returns. The next look goes on.
-const STEPS_MAX: usize = 32;
+pub(super) const STEPS_MAX: usize = 32;
 
 /// What the present attachment's gateway says, by replica and by segment.
 pub(super) struct Report<'a> {
@@ -23,7 +23,7 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(message: &'a v1::AttachmentReport) -> Self {
+    pub(super) fn new(message: &'a v1::AttachmentReport) -> Self {
         let replicas = message.replicas.iter().map(|report| (report.replica, report)).collect();
         let segments = message.segments.iter().map(|report| (report.index, report)).collect();
         Self { message, replicas, segments }
@@ -66,8 +66,12 @@ impl Live {
         let stepping = |volume: &Volume| Some((volume.id, self.next_step(state, volume, now)?));
         let stepping: Vec<(VolumeId, Command)> =
             state.tended_volumes().filter_map(stepping).take(STEPS_MAX).collect();
-        let busy: BTreeSet<VolumeId> = stepping.iter().map(|(volume, _)| *volume).collect();
+        let mut busy: BTreeSet<VolumeId> = stepping.iter().map(|(volume, _)| *volume).collect();
         let mut steps: Vec<Command> = stepping.into_iter().map(|(_, step)| step).collect();
+        for (volume, step) in self.replace_failed(state, &busy, now) {
+            busy.insert(volume);
+            steps.push(step);
+        }
         steps.extend(self.replaced_attachments(state, now).take(STEPS_MAX));
         self.forget_given_up(state);
         let mut slots = Slots::new(self, state, now);
@@ -91,7 +95,7 @@ impl Live {
     }
 
     /// The last report of the very process that has the attachment.
-    fn word_of<'a>(
+    pub(super) fn word_of<'a>(
         &'a self,
         volume: &Volume,
         attachment: &Attachment,

@@ -6,7 +6,9 @@ use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{
     Candidate, Cause, Command, HealthChange, ReplicaState, SegmentAt, SegmentChange, State, Volume, apply,
 };
-use quoin_types::{ClusterId, DiskId, Durability, Epoch, InstanceId, ReplicaId, ReplicaRole, SnapshotId};
+use quoin_types::{
+    ClusterId, DiskId, Durability, Epoch, Generation, InstanceId, ReplicaId, ReplicaRole, SnapshotId,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -236,6 +238,63 @@ fn a_snapshot_is_kept_when_its_gateway_says_that_it_is_durable() {
     let (volume, epoch) = (leader.volume().id, Epoch(1));
     assert_eq!(leader.look(102), [Command::CommitSnapshot { volume, snapshot: SnapshotId(1), epoch }]);
     assert_eq!(leader.look(102), []);
+}
+
+/// It has lost what it said was durable: nothing brings it back under its id, and nobody has to be asked for another one.
+#[test]
+fn a_failed_copy_is_made_anew_where_it_was_once_the_others_have_everything() {
+    let mut leader = Leader::of(3, None);
+    leader.attach("gw", 1, 100);
+    let fail = |leader: &Leader, behind: &[u64]| {
+        let failed =
+            leader.volume().segments[1].replicas.iter().find(|replica| replica.node.0 == 2).unwrap().id;
+        let mut report = leader.good_report(behind);
+        let of_failed = report.replicas.iter_mut().find(|told| told.replica == failed.0).unwrap();
+        of_failed.health = v1::ReplicaHealth::Failed.into();
+        (failed, report)
+    };
+    leader.hear("gw", 1, 101, Some(fail(&leader, &[3]).1));
+    assert_eq!(leader.look(101), [], "the only one in sync has all there is");
+    let (failed, report) = fail(&leader, &[]);
+    leader.hear("gw", 2, 101, Some(report.clone()));
+    assert_eq!(leader.look(101), [], "another process");
+    leader.hear("gw", 1, 102, Some(report));
+    let steps = leader.look(102);
+    let [Command::BeginChange { segments, replicas: None, .. }] = &steps[..] else { panic!("{steps:?}") };
+    let at = SegmentAt { index: 1, generation: Generation(1) };
+    assert_eq!(*segments, [SegmentChange { at, add: vec![NodeId(2)], remove: vec![failed] }]);
+    assert_eq!(leader.look(102), [], "once");
+    leader.settle();
+    leader.hear("gw", 1, 103, Some(leader.good_report(&[])));
+    assert!(matches!(&leader.look(103)[..], [Command::EnterJoint { .. }]));
+    let mut report = leader.good_report(&[]);
+    report.segments.iter_mut().for_each(|segment| segment.settled = true);
+    leader.hear("gw", 1, 104, Some(report));
+    assert!(matches!(&leader.look(104)[..], [Command::FinishChange { .. }]));
+    leader.settle();
+    assert_eq!(leader.roles(1), [1, 2, 3].map(|node| (node, ReplicaRole::Voter)));
+    assert!(leader.volume().replicas().all(|(.., replica)| replica.id != failed));
+}
+
+#[test]
+fn an_operator_who_gives_the_replacement_up_has_time_to_do_something_else() {
+    let mut leader = Leader::of(3, None);
+    leader.attach("gw", 1, 100);
+    let report = |leader: &Leader| {
+        let mut report = leader.good_report(&[]);
+        report.replicas[0].health = v1::ReplicaHealth::Failed.into();
+        report
+    };
+    leader.hear("gw", 1, 101, Some(report(&leader)));
+    assert!(matches!(&leader.look(101)[..], [Command::BeginChange { .. }]));
+    let at = SegmentAt { index: 0, generation: leader.volume().segments[0].generation };
+    let (volume, epoch) = (leader.volume().id, leader.volume().epoch);
+    leader.apply(&Command::AbortChange { volume, epoch, segments: vec![at] });
+    leader.settle();
+    leader.hear("gw", 1, 102, Some(report(&leader)));
+    assert_eq!(leader.look(102), []);
+    leader.hear("gw", 1, 130, Some(report(&leader)));
+    assert!(matches!(&leader.look(130)[..], [Command::BeginChange { .. }]));
 }
 
 #[test]

@@ -50,6 +50,9 @@ impl Live {
         self.gateways.retain(|_, known| now.since(known.at) < GATEWAY_SHOWN);
         let before = self.gateways.get(&gateway).filter(|known| known.instance == report.instance);
         report.alone_since = before.map_or(now, |known| known.alone_since);
+        for (volume, attachment) in &report.attachments {
+            self.failures.heard(*volume, attachment);
+        }
         self.gateways.insert(gateway, report);
     }
 

@@ -5,6 +5,7 @@
 mod changes;
 #[cfg(test)]
 mod changes_tests;
+mod failed;
 mod gateways;
 mod nodes;
 mod stewards;
@@ -14,6 +15,7 @@ mod tests;
 pub(crate) use gateways::{GatewayReport, InUse};
 pub(crate) use nodes::{Candidates, NodeReport};
 
+use failed::Failures;
 use nodes::{Heard, RefusedNode};
 use quoin_cluster::ClusterTime;
 use quoin_types::{GatewayId, Moment, NodeId, VolumeId};
@@ -54,6 +56,7 @@ pub(crate) struct Live {
     refused: BTreeMap<String, RefusedNode>,
     /// Volumes whose steward could do no more for them, and how they were then.
     given_up: BTreeMap<VolumeId, GivenUp>,
+    failures: Failures,
 }
 
 impl Live {
@@ -69,6 +72,7 @@ impl Live {
             attaching: BTreeMap::new(),
             refused: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            failures: Failures::default(),
         }
     }
 

@@ -66,6 +66,11 @@ impl Member {
                 let request = RequestId(self.random.id());
                 Stage::Raft(self.propose(Caller::Job(ticket), request, command, now))
             }
+            Step::Settle => {
+                let (asker, request) = (self.ask(Caller::Job(ticket)), RequestId(self.random.id()));
+                self.consensus.settle_members(asker, request, now);
+                Stage::Raft(asker)
+            }
             Step::Change(change) => {
                 let (asker, request) = (self.ask(Caller::Job(ticket)), RequestId(self.random.id()));
                 self.consensus.change_member(asker, request, &change, now);
@@ -122,6 +127,7 @@ impl Member {
                 match heard {
                     Heard::Applied(result) => self.proceed(ticket, job.asked, Point::Applied(result), now),
                     Heard::Current => self.proceed(ticket, job.asked, Point::Current, now),
+                    Heard::Settled => self.proceed(ticket, job.asked, Point::Look(Until::Settled), now),
                     Heard::TryAgain => self.send_away(ticket),
                 }
             }

@@ -4,14 +4,15 @@ use super::request::{Refused, Reply};
 use super::step::{Context, Point, Step, Until};
 use crate::raft::{MemberChange, Membership};
 
-/// The next step from how the members are to how they are wanted: take the new one in, fill it, give it a vote, and only
-/// then let the old one go.
+/// The next step from how the members are to how they are wanted: take the new one in, fill it, give it a vote, only then
+/// let the old one go, and at last see to it that they know.
 pub(super) fn change(
     add: Option<&(u64, String)>,
     remove: Option<u64>,
     point: Point,
     cx: &Context<'_>,
 ) -> Result<Step, Refused> {
+    let settled = point == Point::Look(Until::Settled);
     if let Point::Applied(result) = point {
         result?;
     }
@@ -29,7 +30,8 @@ pub(super) fn change(
         }
     }
     let Some(id) = remove.filter(|id| cx.consensus.membership(*id) != Membership::None) else {
-        return Ok(Step::Answer(Reply::MembersChanged));
+        // Whoever hears it may lose any minority of the new members at once, and switch off those that are gone.
+        return Ok(if settled { Step::Answer(Reply::MembersChanged) } else { Step::Settle });
     };
     if cx.consensus.membership(id) == Membership::Voter && cx.consensus.voters() == 1 {
         return Err(Refused::precondition("the last member cannot go".to_owned(), "add another one first"));

@@ -141,15 +141,25 @@ fn hear(node: NodeId, disk: DiskId, start_count: u64, report: NodeReport, cx: &m
     node.is_some()
 }
 
-pub(super) fn report_replicas(asked: &v1::ReportReplicasRequest, point: Point) -> Result<Step, Refused> {
+/// A node is told which of its replicas are unwanted once its report is applied: whatever view it created them for, this
+/// state comes after it. A replica that a view from behind brought back to a disk goes this way.
+pub(super) fn report_replicas(
+    asked: &v1::ReportReplicasRequest,
+    point: Point,
+    cx: &Context<'_>,
+) -> Result<Step, Refused> {
+    let (node, disk) = (NodeId(asked.node), disk_id(&asked.disk)?);
+    let created: Vec<ReplicaId> = asked.created.iter().copied().map(ReplicaId).collect();
     if let Point::Applied(result) = point {
         result?;
-        return Ok(Step::Answer(v1::ReportReplicasReply {}.into()));
+        let unwanted = cx.state.unwanted_on(node, disk, &created);
+        let unwanted = unwanted.into_iter().map(|id| id.0).collect();
+        return Ok(Step::Answer(v1::ReportReplicasReply { unwanted }.into()));
     }
     Ok(Step::Propose(Command::ReportReplicas {
-        node: NodeId(asked.node),
-        disk: disk_id(&asked.disk)?,
-        created: asked.created.iter().copied().map(ReplicaId).collect(),
+        node,
+        disk,
+        created,
         dropped: asked.dropped.iter().copied().map(ReplicaId).collect(),
     }))
 }

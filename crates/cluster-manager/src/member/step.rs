@@ -39,6 +39,8 @@ pub(super) enum Step {
     ProposeAlso(Command),
     /// Propose a change of the members, and go on when it is [`Point::Applied`].
     Change(MemberChange),
+    /// Make sure that a majority of the members knows who they are, and go on with [`Until::Settled`].
+    Settle,
     /// Hand over leadership: the next leader does the rest.
     Resign,
     /// Look again when something has happened.
@@ -58,6 +60,8 @@ pub(super) enum Until {
     Grown(VolumeId),
     /// That a snapshot is ready.
     Taken(SnapshotId),
+    /// That a majority of the members knows who they are.
+    Settled,
     /// That it stands in the state that this start of a node is over.
     Gone(NodeId, u64),
 }
@@ -93,7 +97,7 @@ pub(super) fn step(request: &Request, point: Point, cx: &mut Context<'_>) -> Res
     match request {
         Request::RegisterNode(asked) => nodes::register(asked, point, cx),
         Request::NodeHeartbeat(asked) => nodes::heartbeat(asked, &point, cx),
-        Request::ReportReplicas(asked) => nodes::report_replicas(asked, point),
+        Request::ReportReplicas(asked) => nodes::report_replicas(asked, point, cx),
         Request::Attach(asked) => gateways::attach(asked, point, cx),
         Request::Detach(asked) => gateways::detach(asked, point),
         Request::GatewayHeartbeat(asked) => gateways::heartbeat(asked, point, cx),

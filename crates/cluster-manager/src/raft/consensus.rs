@@ -129,8 +129,7 @@ impl Consensus {
 
     /// Proposes a command. `asker` hears of it when it is applied here, or that it may not be.
     pub(crate) fn propose(&mut self, asker: Asker, proposal: &Proposal, now: Moment) {
-        let may = self.is_leading() && self.stopping.is_none();
-        if !may || self.node.propose(Vec::new(), proposal.encode()).is_err() {
+        if !self.may_propose() || self.node.propose(Vec::new(), proposal.encode()).is_err() {
             return self.pending.refuse(asker);
         }
         self.shared.metrics.proposals.inc();
@@ -218,6 +217,11 @@ impl Consensus {
         self.node.raft.state == StateRole::Leader && self.node.raft.apply_to_current_term()
     }
 
+    /// Whether this member takes proposals.
+    pub(super) fn may_propose(&self) -> bool {
+        self.is_leading() && self.stopping.is_none()
+    }
+
     /// Makes the most able follower the leader, unless that is under way.
     pub(super) fn hand_over(&mut self) {
         let leads = self.node.raft.state == StateRole::Leader && self.node.raft.lead_transferee.is_none();
@@ -298,7 +302,7 @@ impl Consensus {
         for entry in entries {
             let index = entry.index;
             match entry.get_entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal if entry.data.is_empty() => self.note_settled(&entry),
                 EntryType::EntryNormal => self.apply_command(&entry, now)?,
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_members(&entry)?,
             }

@@ -76,6 +76,27 @@ impl Consensus {
         self.pending.add_proposal(request, asker, now);
     }
 
+    /// `asker` hears when all changes that are applied here are known to a majority of those who are members now.
+    ///
+    /// Members change when the entry is *applied*, which the leader does first: those who have it in their logs, and have
+    /// not heard that it is committed, still look for a majority among the former members. Were the leader lost then, they
+    /// might find none, though enough of the new ones are there. An entry that is proposed from here on comes to each with
+    /// the news that what is before it is committed, and both become durable together; so whoever has it goes by the new
+    /// members. Once it is committed a majority of them has it, and with the longest log of any other majority, too.
+    pub(crate) fn settle_members(&mut self, asker: Asker, request: RequestId, now: Moment) {
+        if !self.may_propose() || self.node.propose(request.0.to_vec(), Vec::new()).is_err() {
+            return self.pending.refuse(asker);
+        }
+        self.pending.add_proposal(request, asker, now);
+    }
+
+    /// An entry that says nothing is applied: a new leader's first one, or one that somebody waits for.
+    pub(super) fn note_settled(&mut self, entry: &Entry) {
+        if let Ok(request) = entry.context.as_slice().try_into() {
+            self.pending.settle(RequestId(request));
+        }
+    }
+
     /// Carries out one step, here as at every member.
     pub(super) fn apply_members(&mut self, entry: &Entry) -> Result<(), MemberError> {
         let damaged = |_| StoreError::Damaged("a change of members");

@@ -17,6 +17,8 @@ pub(crate) struct Asker(pub(crate) u64);
 pub(crate) enum Heard {
     /// The proposal is applied, and this came of it.
     Applied(Result<Outcome, Refusal>),
+    /// What was applied here when this was asked for is known to a majority, whoever of the others is lost.
+    Settled,
     /// All that was committed when the read was asked for is applied.
     Current,
     /// It got no answer here, and may or may not have been carried out: another attempt, at whoever leads now, finds out.
@@ -51,6 +53,12 @@ impl Pending {
         let since = waiting.iter().map(|(_, since)| *since).min();
         self.answers.extend(waiting.iter().map(|(asker, _)| (*asker, Heard::Applied(result.clone()))));
         since
+    }
+
+    /// Answers whoever waits for the entry of this request, which says nothing.
+    pub(crate) fn settle(&mut self, request: RequestId) {
+        let waiting = self.proposals.remove(&request).unwrap_or_default();
+        self.answers.extend(waiting.iter().map(|(asker, _)| (*asker, Heard::Settled)));
     }
 
     pub(crate) fn add_read(&mut self, asker: Asker, now: Moment) {

@@ -129,9 +129,10 @@ impl World {
         self.start(id);
     }
 
-    /// A machine that never comes back.
+    /// A machine that never comes back, with all that it has sent and nobody has yet.
     pub fn lose_host(&mut self, id: u64) {
         self.hosts.remove(&id);
+        self.links.retain(|(from, _), _| *from != id);
     }
 
     pub fn set_weather(&mut self, weather: Weather) {

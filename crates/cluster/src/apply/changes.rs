@@ -71,8 +71,10 @@ fn check_change(state: &State, volume: &Volume, asked: &SegmentChange) -> Result
     }
     for node in &added {
         let known = state.nodes.get(node).ok_or(Refusal::NodeUnknown(*node))?;
-        // One that is to be dropped counts, too: until it is gone, its node would have two.
-        if segment.replicas.iter().any(|replica| replica.node == *node) {
+        // One that is to be dropped counts, too: until it is gone, its node would have two. One that leaves in this very
+        // change does not: it has failed, and is made anew where it was.
+        let stays = |replica: &&Replica| !removed.contains(&replica.id);
+        if segment.replicas.iter().filter(stays).any(|replica| replica.node == *node) {
             return Err(Refusal::NodeHasReplica { segment: id, node: known.name.clone() });
         }
         if !known.health.is_online() {

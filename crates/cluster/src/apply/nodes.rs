@@ -4,9 +4,9 @@ use crate::command::{Outcome, RegisterNode};
 use crate::health::Health;
 use crate::refusal::Refusal;
 use crate::rules;
-use crate::segment::{Replica, Segment};
+use crate::segment::{Replica, ReplicaState, Segment};
 use crate::state::{Node, State};
-use quoin_types::{DiskId, NodeId, ReplicaRole, VolumeId};
+use quoin_types::{DiskId, NodeId, ReplicaId, ReplicaRole, VolumeId};
 use std::collections::BTreeSet;
 
 /// Whether a node of this name may come with a disk that is not formatted yet: not while its known disk holds replicas
@@ -30,7 +30,7 @@ pub(super) fn register(state: &mut State, asked: &RegisterNode) -> Result<Outcom
     if let Some(node) = &known
         && node.disk != asked.disk
     {
-        retire_disk(state, node);
+        retire_disk(state, node, asked.disk);
     }
     state.nodes.insert(id, node_of(id, asked));
     let moved =
@@ -86,7 +86,7 @@ fn check_start(asked: &RegisterNode, node: &Node) -> Result<(), Refusal> {
 }
 
 /// Replicas that are to be dropped anyway do not count: they are gone with the disk. Neither do learners: nobody relies on
-/// what they have.
+/// what they have; nor the copies of segments that nobody has written to yet.
 fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<(), Refusal> {
     let is_kept = |segment: &Segment, replica: &Replica| {
         replica.disk == node.disk && segment.role(replica).is_some_and(ReplicaRole::votes)
@@ -94,7 +94,7 @@ fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<
     let on_disk = state.replicas_on(node.id);
     let kept = on_disk
         .filter(|(volume, id, _, replica)| {
-            let segment = volume.segments.get(id.index as usize);
+            let segment = volume.usable_segments().get(id.index as usize);
             segment.is_some_and(|segment| is_kept(segment, replica))
         })
         .count();
@@ -111,9 +111,10 @@ fn check_old_disk_is_free(state: &State, node: &Node, new_disk: &str) -> Result<
 
 /// The old disk is known to be gone: what it was to drop is dropped, and it never comes back under its id. A change that
 /// was filling a learner on it is given up: that replica's id dies with its data.
-fn retire_disk(state: &mut State, node: &Node) {
+fn retire_disk(state: &mut State, node: &Node, new_disk: DiskId) {
     state.retired_disks.insert(node.disk, node.id);
     for volume in volumes_on(state, node.id, node.disk) {
+        begin_anew(state, volume, node, new_disk);
         state.change_volume(volume, |volume| {
             for segment in &mut volume.segments {
                 let lost = |(replica, role): (&Replica, _)| {
@@ -126,6 +127,26 @@ fn retire_disk(state: &mut State, node: &Node) {
             }
         });
     }
+}
+
+/// Copies of segments that nobody has written to yet (their volume is being created, or grows) are made on the new disk,
+/// under new ids (rule C2). Nothing is lost with them, and without them the segments would never be ready.
+fn begin_anew(state: &mut State, volume: VolumeId, node: &Node, new_disk: DiskId) {
+    let Some(known) = state.volumes.get(&volume).filter(|volume| !volume.deleting) else { return };
+    let first = known.usable_segments().len();
+    let copies = known.segments[first..].iter().flat_map(|segment| &segment.replicas);
+    let lost = copies.filter(|replica| replica.disk == node.disk).count();
+    let mut ids: Vec<ReplicaId> = (0..lost).map(|_| state.next_replica()).collect();
+    state.change_volume(volume, |volume| {
+        for segment in &mut volume.segments[first..] {
+            if let Some(lost) = segment.replicas.iter_mut().find(|replica| replica.disk == node.disk)
+                && let Some(id) = ids.pop()
+            {
+                *lost = Replica { id, node: node.id, disk: new_disk, state: ReplicaState::Creating };
+                segment.step(None);
+            }
+        }
+    });
 }
 
 fn volumes_on(state: &State, node: NodeId, disk: DiskId) -> BTreeSet<VolumeId> {

@@ -26,7 +26,8 @@ impl World {
         self.queue.push(self.now + LOOK_AGAIN, Event::Replace { node: index });
     }
 
-    /// The operator moves what the node had, segment by segment, until the managers accept its new disk.
+    /// The operator moves what the node had, segment by segment, until the managers accept its new disk. What nobody has
+    /// written to yet needs no operator.
     pub(super) fn replace_lost(&mut self, index: usize) {
         if self.nodes[index].node.is_some() {
             return;
@@ -36,8 +37,11 @@ impl World {
         let node = self.nodes[index].id();
         let is_here = |replica: &Replica| replica.node == node && self.lost_disks.contains(&replica.disk);
         let lacks = |segment: &Segment| segment.change.is_none() && segment.voters().any(is_here);
-        let lacking: Vec<u32> =
-            (0..).zip(&volume.segments).filter(|(_, segment)| lacks(segment)).map(|(at, _)| at).collect();
+        let lacking: Vec<u32> = (0..)
+            .zip(volume.usable_segments())
+            .filter(|(_, segment)| lacks(segment))
+            .map(|(at, _)| at)
+            .collect();
         for segment in lacking {
             self.operate(Request::MoveReplica(v1::MoveReplicaRequest {
                 volume: EXPORT.into(),
@@ -68,9 +72,7 @@ impl World {
             });
             spares.count() >= segment.voters().filter(|replica| !is_left(replica)).count()
         };
-        volume.growing_to_bytes.is_none()
-            && volume.segments.iter().all(is_recoverable)
-            && volume.segments.iter().all(has_spares)
+        volume.segments.iter().all(|segment| is_recoverable(segment) && has_spares(segment))
     }
 }
 

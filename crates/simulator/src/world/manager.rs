@@ -58,6 +58,8 @@ struct Call {
 #[derive(Clone, Copy, Debug, Default)]
 struct Watcher {
     member: usize,
+    /// A stream ends with the process.
+    incarnation: u64,
     seen: Option<u64>,
     /// When what was sent last arrives: what follows arrives later.
     arrival: Nanos,
@@ -71,7 +73,7 @@ pub(crate) struct Managers {
     calls: BTreeMap<u64, Call>,
     next_call: u64,
     pub(super) last_id: u64,
-    /// The member whose directory was lost last.
+    /// The member whose directory is lost, until the operator is told that another one is there for it.
     pub(super) lost: Option<u64>,
     watchers: BTreeMap<Process, Watcher>,
     /// The volume, as the member that is ahead has it.
@@ -404,8 +406,11 @@ impl World {
             self.managers.watchers.insert(who, watcher);
             return;
         };
+        if watcher.incarnation != process.incarnation {
+            watcher = Watcher { incarnation: process.incarnation, seen: None, ..watcher };
+        }
         let Some((revision, told)) = self.shown_to(who, member) else { return };
-        if watcher.seen.is_some_and(|seen| seen >= revision) {
+        if watcher.seen == Some(revision) {
             return;
         }
         let delay = self.network.call_delay();

@@ -3,21 +3,13 @@
 use super::manager::Managers;
 use super::{Process, World};
 use crate::queue::Nanos;
-use quoin_cluster_manager::member::{Answer, Member, Reply, Request};
+use quoin_cluster_manager::member::{Answer, Reply, Request};
 use quoin_disk::MemDir;
 
 impl Managers {
-    /// Whether the members are those that are wanted, and each of them knows it: before, who is left might look for a
-    /// majority among two that are lost.
+    /// Whether the operator knows that the members are those that are wanted. From then on the next one may be lost.
     pub(crate) fn are_complete(&self) -> bool {
-        let Some(lost) = self.lost else { return true };
-        self.members.iter().all(|process| {
-            let knows = |member: &Member| {
-                let state = member.state();
-                state.managers().contains_key(&process.id) && !state.managers().contains_key(&lost)
-            };
-            process.member.as_ref().is_some_and(knows)
-        })
+        self.lost.is_none()
     }
 }
 
@@ -47,5 +39,6 @@ impl World {
         if *answer != Answer::Reply(Reply::MembersChanged) {
             self.fail(format!("the members were to change: {answer:?}"));
         }
+        self.managers.lost = None;
     }
 }

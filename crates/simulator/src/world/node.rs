@@ -211,6 +211,13 @@ impl World {
                     self.register_node(index, incarnation);
                 }
             }
+            Request::ReportReplicas(_) => {
+                let Some(Reply::ReportReplicas(reply)) = reply(answer) else { return };
+                let unwanted: Vec<ReplicaId> = reply.unwanted.into_iter().map(ReplicaId).collect();
+                if !unwanted.is_empty() {
+                    self.node_event(index, |node, now| node.on_unwanted(&unwanted, now));
+                }
+            }
             _ => {}
         }
     }

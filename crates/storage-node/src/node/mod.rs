@@ -69,7 +69,7 @@ pub enum Output {
     SendPeer(PullId, Message),
     /// End the connection to a peer.
     ClosePeer(PullId),
-    /// Tell the cluster manager: the replica exists, durably.
+    /// Tell the cluster manager: the replica exists, durably. If it says that nobody wants it, [`Node::on_unwanted`].
     Created(ReplicaId),
     /// Tell the cluster manager: the replica is gone, durably.
     Dropped(ReplicaId),

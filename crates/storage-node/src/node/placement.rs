@@ -4,6 +4,7 @@ use super::effects::Effect;
 use super::snapshots::KeptSnapshots;
 use super::{Fatal, Node, Output};
 use quoin_replication::replica::{Replica, ReplicaMeta};
+use quoin_types::collections::HashSet;
 use quoin_types::{Generation, Moment, ReplicaId, SegmentId};
 
 /// What the cluster manager wants of one replica on this disk.
@@ -35,7 +36,8 @@ pub enum Wanted {
 }
 
 impl Node {
-    /// The cluster manager's list for this disk. What is not on it is left alone: nothing is dropped unasked.
+    /// The cluster manager's list for this disk. What is not on it is told to the managers, and left alone until they say
+    /// that it is unwanted ([`Node::on_unwanted`]): the list may be older than the replica, and nothing is dropped unasked.
     ///
     /// # Errors
     /// The disk failed.
@@ -56,6 +58,26 @@ impl Node {
                     tracing::error!(replica = %id, segment = %assignment.segment,
                         "this disk has lost a replica that it once had; it will not answer for it");
                 }
+            }
+        }
+        let listed: HashSet<ReplicaId> = assignments.iter().map(|assignment| assignment.replica).collect();
+        let mut unlisted: Vec<ReplicaId> = self.replicas.keys().copied().collect();
+        unlisted.retain(|id| !listed.contains(id));
+        unlisted.sort_unstable();
+        unlisted.into_iter().for_each(|id| self.tell_again(Effect::Created(id), Output::Created(id)));
+        self.end_batch(now)
+    }
+
+    /// The cluster managers have said of replicas that were told to exist ([`Output::Created`]) that nobody wants them, now or
+    /// ever: a list that was older than their end had brought them back (rule C2).
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn on_unwanted(&mut self, unwanted: &[ReplicaId], now: Moment) -> Result<(), Fatal> {
+        for id in unwanted {
+            if self.replicas.contains_key(id) {
+                tracing::info!(replica = %id, "the cluster managers do not know this replica any more; it is dropped");
+                self.remove(*id)?;
             }
         }
         self.end_batch(now)

@@ -177,17 +177,23 @@ impl Agent {
                 created: created.iter().copied().collect(),
                 dropped: dropped.iter().copied().collect(),
             };
-            while let Err(status) =
-                self.managers.agent(async |mut client| client.report_replicas(request.clone()).await).await
-            {
-                tracing::debug!(
-                    error = status.message(),
-                    "a report of replicas did not arrive; trying again"
-                );
+            let reply = loop {
+                let call = async |mut client: AgentClient<_>| client.report_replicas(request.clone()).await;
+                match self.managers.agent(call).await {
+                    Ok(reply) => break reply.into_inner(),
+                    Err(status) => tracing::debug!(
+                        error = status.message(),
+                        "a report of replicas did not arrive; trying again"
+                    ),
+                }
                 tokio::time::sleep(TRY_AGAIN).await;
-            }
+            };
             created.clear();
             dropped.clear();
+            let unwanted: Vec<ReplicaId> = reply.unwanted.into_iter().map(ReplicaId).collect();
+            if !unwanted.is_empty() {
+                self.shell.event(|node, now| node.on_unwanted(&unwanted, now));
+            }
         }
     }
 }

@@ -1,0 +1,75 @@
+//! Which replicas are on a disk: what the managers' lists, old and new ones, do to them.
+
+mod support;
+
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
+use quoin_types::{EXTENT_BYTES, Generation, Moment, ReplicaId, SegmentId};
+use support::node;
+
+const NOW: Moment = Moment::ZERO;
+const ID: ReplicaId = ReplicaId(7);
+
+/// What the node tells the managers.
+#[derive(PartialEq, Eq, Debug)]
+enum Told {
+    Exists(ReplicaId),
+    Gone(ReplicaId),
+}
+
+fn wanted(wanted: Wanted) -> Assignment {
+    Assignment {
+        replica: ID,
+        segment: SegmentId::default(),
+        generation: Generation(1),
+        segment_bytes: EXTENT_BYTES,
+        wanted,
+        snapshots: KeptSnapshots::default(),
+    }
+}
+
+/// Does the work that was asked for, and what follows from it.
+fn work(node: &mut Node) -> Vec<Told> {
+    let mut told = Vec::new();
+    let mut outputs = node.outputs();
+    while let Some(output) = outputs.pop() {
+        match output {
+            Output::Sync(job) => node.on_synced(job.run(), NOW).unwrap(),
+            Output::Apply(job) => node.on_applied(job.run(), NOW).unwrap(),
+            Output::Created(id) => told.push(Told::Exists(id)),
+            Output::Dropped(id) => told.push(Told::Gone(id)),
+            _ => {}
+        }
+        outputs.extend(node.outputs());
+    }
+    told
+}
+
+fn shown(node: &mut Node, list: &[Assignment]) -> Vec<Told> {
+    node.on_assignments(list, NOW).unwrap();
+    work(node)
+}
+
+/// A manager that lags shows a list in which a replica is still to be made that was dropped, and reported so, before.
+#[test]
+fn a_replica_that_an_old_list_brought_back_is_dropped_when_the_managers_say_so() {
+    let mut node = node(100);
+    assert_eq!(shown(&mut node, &[wanted(Wanted::Created)]), [Told::Exists(ID)]);
+    assert_eq!(shown(&mut node, &[wanted(Wanted::Dropped)]), [Told::Gone(ID)]);
+    assert_eq!(shown(&mut node, &[]), []);
+    assert_eq!(shown(&mut node, &[wanted(Wanted::Created)]), [Told::Exists(ID)], "the old list");
+    node.on_unwanted(&[ID], NOW).unwrap();
+    assert_eq!(work(&mut node), [Told::Gone(ID)]);
+    assert_eq!(node.replica_counts().0, 0);
+}
+
+/// Nobody may have heard that it was made: whatever the newest list lacks is asked for again. The list itself is no order.
+#[test]
+fn a_replica_that_the_list_lacks_is_told_and_kept() {
+    let mut node = node(100);
+    shown(&mut node, &[wanted(Wanted::Created)]);
+    assert_eq!(shown(&mut node, &[]), [Told::Exists(ID)]);
+    assert_eq!(shown(&mut node, &[wanted(Wanted::Kept)]), []);
+    node.on_unwanted(&[ReplicaId(8)], NOW).unwrap();
+    assert_eq!(work(&mut node), []);
+    assert_eq!(node.replica_counts().0, 1);
+}
