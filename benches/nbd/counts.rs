@@ -35,6 +35,9 @@ pub(crate) fn by_role(dev: &Dev, seconds: u32) {
     for name in COUNTED {
         let workload = Workload::named(name);
         let server = Server::quoin(dev, Mode::Flush);
+        if workload.pattern.contains("read") {
+            server.warm();
+        }
         let roles = ROLES.map(|(role, names)| (role, pids(dev, names)));
         let before = roles.each_ref().map(|(_, pids)| Usage::of(pids));
         let counters = roles.each_ref().map(|(_, pids)| SystemCalls::count(pids));

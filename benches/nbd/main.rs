@@ -140,6 +140,9 @@ fn measure(
     let mut turns: Vec<Vec<fio::Turn>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.rounds {
         for (server, turns) in servers.iter().zip(&mut turns) {
+            if workload.pattern.contains("read") || workload.pattern == "randrw" {
+                server.warm();
+            }
             turns.push(fio::run(server, workload, options.seconds));
             server.write_back();
         }

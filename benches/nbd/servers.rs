@@ -5,6 +5,7 @@ use crate::workload::{Mode, Workload};
 use crate::{PATIENCE, SIZE};
 use quoin_e2e::{Background, Dev, program, until};
 use std::fs::{self, File};
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub(crate) struct Server {
     /// Whose CPU time counts.
     pub(crate) pids: Vec<u32>,
     file: Option<PathBuf>,
+    /// Where what reads return lies, to be read into the page cache.
+    data: Vec<PathBuf>,
     /// Ends with this.
     _process: Option<Background>,
 }
@@ -31,7 +34,8 @@ impl Server {
     /// A volume of the cluster.
     pub(crate) fn quoin(dev: &Dev, mode: Mode) -> Self {
         let target = Target::Nbd(dev.uri_of(mode.volume()));
-        Self { name: "quoin ×3", target, pids: Usage::pids(&dev.dir()), file: None, _process: None }
+        let data = (1..=3).map(|n| dev.dir().join(format!("data/storage-node-{n}/data"))).collect();
+        Self { name: "quoin ×3", target, pids: Usage::pids(&dev.dir()), file: None, data, _process: None }
     }
 
     fn file(
@@ -50,13 +54,29 @@ impl Server {
             Err(error) => panic!("{name} has ended: {error}"),
         });
         let target = Target::Nbd(format!("nbd://127.0.0.1:{port}"));
-        Self { name, target, pids: vec![process.pid()], file: Some(file), _process: Some(process) }
+        let data = vec![file.clone()];
+        Self { name, target, pids: vec![process.pid()], file: Some(file), data, _process: Some(process) }
     }
 
     fn raw(dir: &Path) -> Self {
         let file = image(dir, "raw O_DSYNC");
         let target = Target::Raw(file.clone());
-        Self { name: "raw O_DSYNC", target, pids: Vec::new(), file: Some(file), _process: None }
+        Self {
+            name: "raw O_DSYNC",
+            target,
+            pids: Vec::new(),
+            file: Some(file),
+            data: Vec::new(),
+            _process: None,
+        }
+    }
+
+    /// Reads all of it into the page cache: reads are measured from there.
+    pub(crate) fn warm(&self) {
+        for path in &self.data {
+            let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+            read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
     }
 
     /// Writes what it left in the page cache, so that the next one does not meet it at the disk. (The cluster syncs all
