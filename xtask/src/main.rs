@@ -19,7 +19,7 @@ usage: cargo xtask <chore>
   test    everything that must hold: tools, lint, format, clippy, unit tests, release build, end-to-end tests
   lint    the house rules that no other tool checks
   tools   installs the client tools that the end-to-end tests need, or says what is missing
-  bench   the benchmarks: `cargo xtask bench [disk|kill|micro]`
+  bench   the benchmarks: `cargo xtask bench [disk|kill|micro|nbd [--seconds N] [--rounds N] [--only WORD,WORD]]`
   history judges what clients saw: `cargo xtask history check FILE`, one JSON object per operation
   mutants lets the simulator find deliberate bugs: `cargo xtask mutants [--only NAME] [--seeds N]`
   soak    the randomized tests with fresh seeds, again and again: `cargo xtask soak [--minutes 60]`
@@ -37,8 +37,9 @@ fn main() -> ExitCode {
         ["test"] => checks::run(),
         ["lint"] => checks::report("lint", lint::run),
         ["tools"] => checks::report("tools", tools::run),
-        ["bench"] => bench::run_all(&["micro", "disk", "kill"]),
-        ["bench", which @ ("disk" | "kill" | "micro")] => bench::run_all(&[which]),
+        ["bench"] => bench::run_all(&["micro", "disk", "kill", "nbd"], &[]),
+        ["bench", which @ ("disk" | "kill" | "micro")] => bench::run_all(&[which], &[]),
+        ["bench", "nbd", ref options @ ..] => bench::run_all(&["nbd"], options),
         ["history", "check", path] => checks::report("history", || history::check(path)),
         ["mutants", ref options @ ..] => match mutant_options(options) {
             Some((only, seeds)) => checks::report("mutants", || mutants::run(only, seeds)),

@@ -20,20 +20,36 @@ const TOOLS: [Tool; 7] = [
     Tool { program: "strace", package: "strace" },
 ];
 
-/// Checks that all tools are there; installs what is missing where that is possible.
+/// What the benchmarks measure beside.
+const BENCH_TOOLS: [Tool; 3] = [
+    Tool { program: "fio", package: "fio" },
+    Tool { program: "nbdkit", package: "nbdkit" },
+    Tool { program: "qemu-nbd", package: "qemu-utils" },
+];
+
+/// Checks that all tools of the tests are there; installs what is missing where that is possible.
 pub(crate) fn run() -> Result<(), String> {
     components()?;
-    let missing = missing();
+    provide(&TOOLS, "the end-to-end tests need")
+}
+
+/// As [`run`], for what `cargo xtask bench nbd` runs.
+pub(crate) fn run_for_bench() -> Result<(), String> {
+    provide(&BENCH_TOOLS, "the benchmark needs")
+}
+
+fn provide(tools: &'static [Tool], who: &str) -> Result<(), String> {
+    let missing = missing(tools);
     if missing.is_empty() {
         return check_fio();
     }
     let packages = packages(&missing);
     println!("missing: {}; installing {}", names(&missing), packages.join(" "));
     if let Err(reason) = install(&packages) {
-        return Err(refusal(&missing, &reason));
+        return Err(refusal(who, &missing, &reason));
     }
-    let still = self::missing();
-    if still.is_empty() { check_fio() } else { Err(refusal(&still, "the packages do not hold them")) }
+    let still = self::missing(tools);
+    if still.is_empty() { check_fio() } else { Err(refusal(who, &still, "the packages do not hold them")) }
 }
 
 /// The parts of the Rust toolchain that its minimal profile lacks.
@@ -61,18 +77,18 @@ fn packages(tools: &[&Tool]) -> Vec<&'static str> {
     packages
 }
 
-fn refusal(missing: &[&Tool], reason: &str) -> String {
+fn refusal(who: &str, missing: &[&Tool], reason: &str) -> String {
     let packages = packages(missing).join(" ");
     format!(
-        "the end-to-end tests need programs that are not here: {}\n  {reason}\n  on Debian or Ubuntu: \
-         sudo apt-get install {packages}\n  elsewhere: the packages that hold these programs (qemu, libnbd, fio with its \
-         nbd engine, e2fsprogs, strace)",
+        "{who} programs that are not here: {}\n  {reason}\n  on Debian or Ubuntu: sudo apt-get install {packages}\n  \
+         elsewhere: the packages that hold these programs (qemu, libnbd, nbdkit, fio with its nbd engine, e2fsprogs, \
+         strace)",
         names(missing)
     )
 }
 
-fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| !is_there(tool.program)).collect()
+fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    tools.iter().filter(|tool| !is_there(tool.program)).collect()
 }
 
 /// Whether a program is on the path, or where only root looks: filesystem tools are often there.

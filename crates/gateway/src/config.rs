@@ -23,6 +23,8 @@ pub struct Config {
     pub in_flight_bytes_max: usize,
     /// The most bytes kept in memory per segment for replicas that come back.
     pub retained_bytes_max: usize,
+    /// The congestion control of data connections through a network; the kernel's default where nothing is said.
+    pub tcp_congestion_control: Option<String>,
     /// How often to report to the managers.
     pub heartbeat_interval: Duration,
 }

@@ -15,7 +15,8 @@ pub(crate) fn cluster_manager(
     let name = format!("manager-{}", config.id);
     prepare("cluster-manager", &name, &config.data_dir, logging)?;
     let mut runtime = Builder::new_multi_thread();
-    runtime.worker_threads(2).thread_name("manager");
+    // One: two would wake each other for every message.
+    runtime.worker_threads(1).thread_name("manager");
     run(runtime, async |stop| quoin_cluster_manager::run(config, stop).await)
 }
 

@@ -30,6 +30,8 @@ pub struct Config {
     pub journal_files: u32,
     /// What work in the background may take.
     pub limits: Limits,
+    /// The congestion control of data connections through a network; the kernel's default where nothing is said.
+    pub tcp_congestion_control: Option<String>,
     /// How often to report to the managers.
     pub heartbeat_interval: Duration,
 }

@@ -138,6 +138,13 @@ impl Test {
         self.pump();
     }
 
+    /// Lets the time go by within which what was written goes to its place; scrub and repair do nothing meanwhile.
+    fn until_in_place(&mut self) {
+        self.now = self.now + Duration::from_millis(10);
+        self.node.end_batch(self.now).unwrap();
+        self.pump();
+    }
+
     fn tick(&mut self) {
         self.tick_after(Duration::from_millis(5));
     }
@@ -180,12 +187,14 @@ impl Test {
         file.sync().unwrap();
     }
 
-    fn rot_entry(&self, extent: u64) {
+    fn rot_entry(&mut self, extent: u64) {
+        self.until_in_place();
         self.flip("map.1", 4096 + extent * 96 + 11);
     }
 
     /// The slot of an extent, from the map file.
-    fn rot_block(&self, extent: u64, block: u64) {
+    fn rot_block(&mut self, extent: u64, block: u64) {
+        self.until_in_place();
         let mut slot = [0; 8];
         let map = self.dir.open("map.1", OpenMode::Existing).unwrap();
         map.read_at(&mut slot, 4096 + extent * 96).unwrap();

@@ -39,7 +39,7 @@ impl Inbox {
             stream.readable().await?;
             let missing = self.decoder.needed().saturating_sub(self.buffer.len());
             self.buffer.reserve(missing.max(READ_BYTES));
-            match stream.try_read_buf(&mut self.buffer) {
+            match crate::try_read(stream, &mut self.buffer) {
                 Ok(0) => return Err(ReadError::Closed),
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -74,6 +74,7 @@ mod kind {
     pub(super) const SNAPSHOT: u8 = 25;
     pub(super) const LIST_SNAPSHOTS: u8 = 26;
     pub(super) const SNAPSHOT_LIST: u8 = 27;
+    pub(super) const SYNC: u8 = 28;
 }
 
 /// Appends a message's header and meta to `out` and returns its data, which must follow on the wire (it may be empty).
@@ -176,6 +177,7 @@ fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
             kind::SETTLE
         }
         Message::Snapshot(snapshot) => put_snapshot(snapshot, out),
+        Message::Sync => kind::SYNC,
         Message::Positions(positions) => put_positions(positions, out),
         Message::Refused(refused) => {
             out.put_u64_le(refused.replica.0);
@@ -471,6 +473,7 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
             seq: f.seq()?,
             snapshot: SnapshotId(f.u64()?),
         }),
+        kind::SYNC => Message::Sync,
         kind::POSITIONS => Message::Positions(Positions {
             credit: f.u64()?,
             full: f.flag()?,

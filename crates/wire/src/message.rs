@@ -23,6 +23,9 @@ pub enum Message {
     Write(Write),
     Zero(Zero),
     Snapshot(Snapshot),
+    /// Somebody waits for what was written to become durable: the node syncs now rather than when more has gathered. Only
+    /// a hint: it syncs by itself soon.
+    Sync,
     Positions(Positions),
     Refused(Refused),
     Read(Read),

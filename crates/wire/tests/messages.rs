@@ -106,6 +106,7 @@ fn session_messages() -> impl Strategy<Value = Message> {
         (any::<u64>(), held())
             .prop_map(|(stamp, granted)| Message::HeartbeatReply(HeartbeatReply { stamp, granted })),
         (replica(), holder()).prop_map(|(replica, holder)| Message::Release(Release { replica, holder })),
+        Just(Message::Sync),
     ]
 }
 

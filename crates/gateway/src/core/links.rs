@@ -28,6 +28,8 @@ struct Link {
 pub(super) struct LinkTable {
     links: HashMap<NodeId, Link>,
     queued: Vec<Output>,
+    /// Nodes that are to be asked for a sync, behind what is queued.
+    to_sync: Vec<NodeId>,
 }
 
 impl LinkTable {
@@ -117,6 +119,9 @@ impl LinkTable {
 
     /// Takes what is queued.
     pub(super) fn take(&mut self, outputs: &mut Vec<Output>) {
+        for node in std::mem::take(&mut self.to_sync) {
+            self.push(node, Message::Sync);
+        }
         outputs.append(&mut self.queued);
     }
 }
@@ -137,6 +142,12 @@ impl Links for LinkTable {
     fn spend(&mut self, node: NodeId, extents: u64) {
         if let Some(link) = self.links.get_mut(&node) {
             link.spent += extents;
+        }
+    }
+
+    fn sync(&mut self, node: NodeId) {
+        if !self.to_sync.contains(&node) {
+            self.to_sync.push(node);
         }
     }
 

@@ -83,7 +83,7 @@ impl ClientLink {
 
 /// Serves a client to its end.
 pub(super) async fn serve(shell: &Rc<Shell>, stream: TcpStream) -> Result<(), ClientError> {
-    quoin_transport::prepare(&stream)?;
+    quoin_transport::prepare(&stream, shell.config.tcp_congestion_control.as_deref())?;
     let stream = Rc::new(stream);
     let mut input = BytesMut::with_capacity(READ_BYTES);
     let chosen = tokio::select! {
@@ -126,7 +126,7 @@ async fn fill(stream: &TcpStream, input: &mut BytesMut, missing: usize) -> io::R
     loop {
         stream.readable().await?;
         input.reserve(missing.max(READ_BYTES));
-        match stream.try_read_buf(input) {
+        match quoin_transport::try_read(stream, input) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }

@@ -79,7 +79,7 @@ async fn keep(shell: &Rc<Shell>, id: NodeId, address: &str, stop: &CancellationT
 
 async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<TcpStream>, Inbox), ReadError> {
     let stream = Rc::new(TcpStream::connect(address).await?);
-    quoin_transport::prepare(&stream)?;
+    quoin_transport::prepare(&stream, shell.config.tcp_congestion_control.as_deref())?;
     let Some(cluster) = shell.cluster.get() else {
         return Err(io::Error::other("the cluster is not known").into());
     };
@@ -109,9 +109,7 @@ async fn session(
         link.cut = cut.clone();
     }
     tracing::info!(node = %id, "a session with a storage node begins");
-    // Both ends have the same address: no network in between.
-    let local =
-        matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own.ip() == peer.ip());
+    let local = quoin_transport::is_local(&stream);
     shell.event(|core, now| core.on_session_up(id, local, now));
     let error = tokio::select! {
         error = receive(shell, id, &stream, &mut inbox, &outbox) => error,

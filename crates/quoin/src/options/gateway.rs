@@ -1,7 +1,7 @@
 //! The options of `quoin gateway`.
 
 use super::manager::heartbeat;
-use super::setting::{HostPort, List, LogFilter, Name, Setting};
+use super::setting::{CongestionControl, HostPort, List, LogFilter, Name, Setting};
 use super::{Logging, options};
 use crate::failure::Failure;
 use crate::units::duration::Period;
@@ -28,6 +28,8 @@ options! { GatewayOptions, GatewaySettings {
     in_flight_max: Size = "QUOIN_IN_FLIGHT_MAX", "SIZE", default "64MiB";
     /// The most memory per segment for writes that a replica may need again when it comes back
     retained_max: Size = "QUOIN_RETAINED_MAX", "SIZE", default "64MiB";
+    /// TCP's congestion control between machines, for example cubic; else the kernel's default
+    tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_gateway=debug; else RUST_LOG, else info
@@ -52,6 +54,7 @@ impl GatewaySettings {
             connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
             in_flight_bytes_max: memory(&self.in_flight_max)?,
             retained_bytes_max: memory(&self.retained_max)?,
+            tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };
         Ok((config, Logging::of(&self.log, &self.log_format)?))

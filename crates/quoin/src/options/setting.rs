@@ -4,12 +4,13 @@ use crate::failure::Failure;
 use crate::units::duration::Period;
 use crate::units::size::Size;
 use quoin_service::logging::LogFormat;
+use rustix::net::sockopt::set_tcp_congestion;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -217,6 +218,22 @@ impl Value for Name {
             return Err("this is no name".to_owned());
         }
         Ok(Name(text.to_owned()))
+    }
+}
+
+/// A congestion control of TCP that this kernel offers and lets this process use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CongestionControl(pub(crate) String);
+
+impl Value for CongestionControl {
+    const HINT: &'static str = "one of /proc/sys/net/ipv4/tcp_available_congestion_control; without CAP_NET_ADMIN, of tcp_allowed_congestion_control";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+        match set_tcp_congestion(&socket, text) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("the kernel refuses it: {error}")),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The options of `quoin storage-node`.
 
 use super::manager::heartbeat;
-use super::setting::{HostPort, List, LogFilter, Name};
+use super::setting::{CongestionControl, HostPort, List, LogFilter, Name};
 use super::{Logging, options};
 use crate::failure::Failure;
 use crate::units::duration::Period;
@@ -39,6 +39,8 @@ options! { StorageNodeOptions, StorageNodeSettings {
     scrub_rate: Size = "QUOIN_SCRUB_RATE", "SIZE", default "32MiB";
     /// The least time from the beginning of one scrub of the whole disk to that of the next
     scrub_interval: Period = "QUOIN_SCRUB_INTERVAL", "DURATION", default "24h";
+    /// TCP's congestion control between machines, for example cubic; else the kernel's default
+    tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_store=debug; else RUST_LOG, else info
@@ -78,6 +80,7 @@ impl StorageNodeSettings {
                 .journal_files
                 .get_if(|files| (2..=1024).contains(files), "a journal has 2 to 1024 files")?,
             limits: self.limits()?,
+            tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };
         Ok((config, Logging::of(&self.log, &self.log_format)?))

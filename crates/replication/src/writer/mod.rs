@@ -91,6 +91,9 @@ pub trait Links {
     fn credit(&self, node: NodeId, extents: u64) -> Credit;
     /// Uses up credit.
     fn spend(&mut self, node: NodeId, extents: u64);
+    /// Somebody waits for what was sent to a node to become durable there: it need not wait until more has gathered. Only a
+    /// hint, sent once for all that is sent with it.
+    fn sync(&mut self, _node: NodeId) {}
     /// Ends the session with a node that does not answer.
     fn cut(&mut self, node: NodeId, reason: &'static str);
 }

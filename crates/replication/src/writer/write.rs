@@ -53,7 +53,7 @@ impl Segment {
                 None
             }
             Request::Flush => {
-                self.await_durable(self.committed, token);
+                self.await_durable(self.committed, token, links);
                 None
             }
             Request::Read { offset, length, in_order } => {
@@ -88,7 +88,8 @@ impl Segment {
         links: &mut dyn Links,
     ) {
         let seq = self.log.push(operation);
-        if durable || self.config.durability == Durability::WriteThrough {
+        let durable = durable || self.config.durability == Durability::WriteThrough;
+        if durable {
             self.acknowledge_durable.insert((seq, token));
         } else {
             self.acknowledge_accepted.push_back((seq, token));
@@ -96,14 +97,23 @@ impl Segment {
         for index in 0..self.voters.len() {
             self.pump(index, now, links);
         }
+        if durable {
+            self.hasten(links);
+        }
     }
 
-    fn await_durable(&mut self, seq: Seq, token: Token) {
+    fn await_durable(&mut self, seq: Seq, token: Token, links: &mut dyn Links) {
         if seq <= self.durable {
             self.completions.push(Completion::Done(token));
         } else {
             self.acknowledge_durable.insert((seq, token));
+            self.hasten(links);
         }
+    }
+
+    /// Voters whose positions count are asked not to wait until more has gathered for a sync.
+    fn hasten(&self, links: &mut dyn Links) {
+        self.voters.iter().filter(|voter| voter.is_live()).for_each(|voter| links.sync(voter.config.node));
     }
 
     /// Sends a voter what it has not been sent, as far as its window and credit allow.

@@ -353,10 +353,16 @@ impl World {
             self.end_node(index);
             return self.restart_node_later(index);
         }
-        let wakes = (node.is_busy() && !was_busy) || (node.due().is_some() && was_due.is_none());
+        let sooner = node.due().is_some_and(|due| was_due.is_none_or(|was| due < was));
+        let wait = match node.due() {
+            _ if node.is_busy() && !was_busy => Some(Duration::ZERO),
+            Some(due) if sooner => Some(due.since(now)),
+            _ => None,
+        };
         let outputs = node.outputs();
-        if wakes && !self.nodes[index].tick_busy {
-            self.arm_node_tick(index, 0);
+        if let Some(wait) = wait.filter(|_| !self.nodes[index].tick_busy) {
+            let wait = self.nodes[index].clock.virtual_time(wait);
+            self.arm_node_tick(index, wait);
         }
         self.carry_out_node(index, outputs);
     }

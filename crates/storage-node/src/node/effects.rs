@@ -23,15 +23,24 @@ pub(super) enum Effect {
     Dropped(ReplicaId),
 }
 
+impl Effect {
+    fn is_awaited(self) -> bool {
+        !matches!(self, Self::Durable(..))
+    }
+}
+
 /// Effects waiting for their records, in the order of the journal.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     waiting: VecDeque<(Lsn, Effect)>,
+    /// Those among them that somebody waits for: all but the durability of writes.
+    awaited: usize,
 }
 
 impl Effects {
     pub(super) fn at(&mut self, lsn: Lsn, effect: Effect) {
         debug_assert!(self.waiting.back().is_none_or(|(last, _)| *last <= lsn), "the journal's order");
+        self.awaited += usize::from(effect.is_awaited());
         self.waiting.push_back((lsn, effect));
     }
 
@@ -45,7 +54,14 @@ impl Effects {
     }
 
     fn next(&mut self, durable: Lsn) -> Option<Effect> {
-        self.waiting.pop_front_if(|(lsn, _)| *lsn <= durable).map(|(_, effect)| effect)
+        let (_, effect) = self.waiting.pop_front_if(|(lsn, _)| *lsn <= durable)?;
+        self.awaited -= usize::from(effect.is_awaited());
+        Some(effect)
+    }
+
+    /// Whether somebody waits for a record that is not durable yet, and is no write.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.awaited > 0
     }
 }
 

@@ -23,6 +23,10 @@ impl Node {
             Message::Zero(zero) => self.on_zero(session, zero),
             Message::Snapshot(snapshot) => self.on_snapshot(session, snapshot),
             Message::Read(read) => self.on_read(session, read),
+            Message::Sync => {
+                self.gathering.ask();
+                Ok(())
+            }
             Message::Heartbeat(heartbeat) => {
                 self.on_heartbeat(session, &heartbeat, now);
                 Ok(())
@@ -185,6 +189,7 @@ impl Node {
             replica.appended(seq);
         }
         self.moved.insert(id);
+        self.gathering.took(length);
         self.took_live(id, offset, length)
     }
 

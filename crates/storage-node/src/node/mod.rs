@@ -9,6 +9,7 @@ mod credit;
 mod damage;
 mod effects;
 mod gateway;
+mod gathering;
 mod peer;
 mod placement;
 mod pull;
@@ -26,6 +27,7 @@ use accepting::Accepting;
 use credit::Session;
 use damage::Damages;
 use effects::Effects;
+use gathering::Gathering;
 use pull::Pulls;
 use quoin_replication::Timing;
 use quoin_replication::replica::{Persist, Replica, ReplicaMeta};
@@ -146,7 +148,7 @@ pub struct Node {
     scrubber: Scrubber,
     /// What the cluster manager said of the replicas' snapshots.
     kept: HashMap<ReplicaId, KeptSnapshots>,
-    syncing: bool,
+    gathering: Gathering,
     checkpointing: bool,
     /// The last checkpoint made for its age, and the last record that it covers.
     checkpointed: (Moment, Lsn),
@@ -183,7 +185,7 @@ impl Node {
             damages: Damages::default(),
             scrubber: Scrubber::new(limits.scrub_bytes_per_second, limits.scrub_interval, now),
             kept: HashMap::default(),
-            syncing: false,
+            gathering: Gathering::new(),
             checkpointing: false,
             checkpointed: (now, applied),
             counters: Counters::default(),
@@ -256,6 +258,11 @@ impl Node {
         std::mem::take(&mut self.outputs)
     }
 
+    /// When a tick is needed, if sooner than usual.
+    pub fn due(&self) -> Option<Moment> {
+        self.scrubber.due().into_iter().chain(self.gathering.due()).min()
+    }
+
     /// Whether ticks are needed soon.
     pub fn is_busy(&self) -> bool {
         !self.pulls.is_empty() || self.damages.is_due()
@@ -315,6 +322,7 @@ impl Node {
     pub fn end_batch(&mut self, now: Moment) -> Result<(), Fatal> {
         if self.engine.has_uncommitted() {
             let written = self.engine.submit()?;
+            self.gathering.wrote(now);
             for id in &self.moved {
                 if let Some(replica) = self.replicas.get(id) {
                     self.effects.durable_at(written, *id, replica.position());
@@ -326,7 +334,7 @@ impl Node {
         }
         self.moved.extend(self.accepting.accepted(self.engine.accepted()));
         self.tell_positions();
-        self.start_jobs();
+        self.start_jobs(now);
         // Effects may have come true without a sync of their own (everything was durable already).
         self.come_true(now)
     }
@@ -345,7 +353,7 @@ impl Node {
     /// # Errors
     /// The disk failed: nothing is pretended.
     pub fn on_synced(&mut self, done: SyncDone, now: Moment) -> Result<(), Fatal> {
-        self.syncing = false;
+        self.gathering.synced(now);
         self.engine.finish_sync(done)?;
         self.come_true(now)?;
         self.end_batch(now)
@@ -356,6 +364,7 @@ impl Node {
     /// # Errors
     /// The disk failed.
     pub fn on_applied(&mut self, done: ApplyDone, now: Moment) -> Result<(), Fatal> {
+        self.gathering.applied(now);
         self.engine.finish_apply(done)?;
         self.end_batch(now)
     }
@@ -367,6 +376,7 @@ impl Node {
     pub fn on_checkpointed(&mut self, done: CheckpointDone, now: Moment) -> Result<(), Fatal> {
         self.checkpointing = false;
         self.engine.finish_checkpoint(done)?;
+        self.gathering.look_at_space();
         self.end_batch(now)
     }
 
@@ -380,6 +390,7 @@ impl Node {
         self.tick_scrub(now);
         self.tick_credit();
         self.fold()?;
+        self.gathering.tick(now);
         self.end_batch(now)?;
         self.checkpoint_by_age(now);
         Ok(())
@@ -393,18 +404,19 @@ impl Node {
         Ok(self.engine.shutdown()?)
     }
 
-    fn start_jobs(&mut self) {
+    fn start_jobs(&mut self, now: Moment) {
         while let Some(job) = self.engine.start_place() {
             self.outputs.push(Output::Place(job));
         }
-        if !self.syncing
-            && let Some(job) = self.engine.start_sync()
-        {
-            self.syncing = true;
-            self.outputs.push(Output::Sync(job));
+        if self.gathering.wants_sync(self.effects.are_awaited(), now) {
+            let job = self.engine.start_sync();
+            self.gathering.sync_begins(job.is_some());
+            self.outputs.extend(job.map(Output::Sync));
         }
-        if let Some(job) = self.engine.start_apply() {
-            self.outputs.push(Output::Apply(job));
+        if self.gathering.wants_apply(now) {
+            let job = self.engine.start_apply();
+            self.gathering.apply_begins(job.is_some());
+            self.outputs.extend(job.map(Output::Apply));
         }
         if !self.checkpointing
             && let Some(job) = self.engine.start_checkpoint(false)

@@ -69,11 +69,6 @@ impl Scrubber {
 }
 
 impl Node {
-    /// When a tick is needed, if sooner than usual.
-    pub fn due(&self) -> Option<Moment> {
-        self.scrubber.due()
-    }
-
     pub(super) fn tick_scrub(&mut self, now: Moment) {
         let scrubber = &mut self.scrubber;
         scrubber.ticked = now;

@@ -36,6 +36,7 @@ impl Node {
         let make = |engine: &mut Engine| engine.create_snapshot(id, snapshot, seq);
         if self.append(session, (id, epoch, seq), (0, 0), may_take, make)? {
             self.took(id, seq, 0, 0)?;
+            self.gathering.ask();
             // It may have been deleted before it came.
             self.prune_snapshots(id)?;
         }

@@ -51,7 +51,7 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
 }
 
 async fn serve(shell: &Shell, stream: TcpStream) -> Result<(), ReadError> {
-    quoin_transport::prepare(&stream)?;
+    quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
     let stream = Rc::new(stream);
     let mut inbox = Inbox::default();
     let hello = tokio::time::timeout(HELLO_MAX, inbox.receive(&stream))

@@ -77,6 +77,7 @@ struct Shell {
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
     reports: Reports,
+    tcp_congestion_control: Option<String>,
     fatal: Cell<Option<Fatal>>,
     /// Rung when ticks are needed soon.
     busy: Notify,
@@ -118,6 +119,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         peers: RefCell::default(),
         threads,
         reports,
+        tcp_congestion_control: config.tcp_congestion_control.clone(),
         fatal: Cell::new(None),
         busy: Notify::new(),
         shutdown,
@@ -156,13 +158,15 @@ fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunEr
 /// Lets time pass: quickly while pulls are under way.
 async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
     loop {
-        let busy = shell.node.borrow().as_ref().is_some_and(Node::is_busy);
-        let due = shell.node.borrow().as_ref().and_then(Node::due);
+        let (busy, due) = shell.ticks_wanted();
         let usual = if busy { TICK_BUSY } else { TICK_IDLE };
         let wait = due.map_or(usual, |due| usual.min(due.since(clock::now())));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = shell.busy.notified(), if !busy => {}
+            () = shell.busy.notified(), if !busy => match shell.ticks_wanted() {
+                (false, Some(due)) if due > clock::now() => continue,
+                _ => {}
+            },
             () = shell.stopping.cancelled() => return,
         }
         shell.event(Node::tick);
@@ -173,6 +177,12 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
 }
 
 impl Shell {
+    /// Whether ticks are needed soon, and when one is.
+    fn ticks_wanted(&self) -> (bool, Option<Moment>) {
+        let node = self.node.borrow();
+        (node.as_ref().is_some_and(Node::is_busy), node.as_ref().and_then(Node::due))
+    }
+
     /// Gives an event (or a batch of them) to the node and does what it says.
     fn event(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
         let outputs = {
@@ -186,7 +196,8 @@ impl Shell {
                 self.shutdown.cancel();
                 return;
             }
-            if (node.is_busy() && !was_busy) || (node.due().is_some() && was_due.is_none()) {
+            let sooner = node.due().is_some_and(|due| was_due.is_none_or(|was| due < was));
+            if (node.is_busy() && !was_busy) || sooner {
                 self.busy.notify_one();
             }
             node.outputs()

@@ -78,7 +78,7 @@ async fn pull(
 
 async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<TcpStream>, Inbox), ReadError> {
     let stream = Rc::new(TcpStream::connect(&source.address).await?);
-    quoin_transport::prepare(&stream)?;
+    quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
     let own = shell.node.borrow().as_ref().map(|node| *node.identity());
     let Some(own) = own else { return Err(io::Error::other("this storage node is stopping").into()) };
     let outbox = Outbox::new(stream.clone());
