@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod command;
 pub mod dev;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod load;
@@ -23,6 +24,7 @@ pub mod roles;
 pub use clock::until;
 pub use command::{Background, Ran, program, quoin, run};
 pub use dev::Dev;
+pub use guest::Guest;
 pub use load::Load;
 pub use nbd::Nbd;
 pub use network::Network;

@@ -108,6 +108,24 @@ impl Roles {
         roles
     }
 
+    /// `kill -9`. [`Roles::start_again`] brings it back.
+    #[track_caller]
+    pub fn kill(&mut self, name: &str) {
+        let process = self.processes.get_mut(name).unwrap_or_else(|| panic!("no process {name}"));
+        let pid = process.background.pid();
+        processes::send(pid, Signal::KILL);
+        until("a killed process to end", PATIENCE, || {
+            if process.background.is_running() { Err(format!("{pid} runs")) } else { Ok(()) }
+        });
+    }
+
+    /// Starts a killed process again, with its configuration.
+    #[track_caller]
+    pub fn start_again(&mut self, role: &str, name: &str) {
+        let process = self.processes.remove(name).unwrap_or_else(|| panic!("no process {name}"));
+        self.launch(role, name, process.admin);
+    }
+
     /// Starts a gateway with this name; gives where it serves NBD.
     #[track_caller]
     pub fn start_gateway(&mut self, name: &str) -> SocketAddr {
@@ -130,16 +148,21 @@ impl Roles {
     /// Writes a configuration and starts a process with it.
     fn spawn(&mut self, role: &str, name: &str, config: &str) {
         let admin = free_address();
-        let (data, log) =
-            (self.dir.path().join(format!("data/{name}")), self.log_dir().join(format!("{name}.log")));
+        let data = self.dir.path().join(format!("data/{name}"));
         let common =
             format!("data_dir = \"{}\"\nadmin_listen = \"{admin}\"\nlog_format = \"json\"\n", data.display());
         let path = self.dir.path().join(format!("{name}.toml"));
         fs::create_dir_all(self.log_dir()).expect("a log directory");
         fs::write(&path, format!("{config}{common}")).expect("a configuration");
-        let log = fs::File::create(log).expect("a log");
+        self.launch(role, name, admin);
+    }
+
+    /// Starts a process with the configuration that was written for it.
+    fn launch(&mut self, role: &str, name: &str, admin: SocketAddr) {
+        let log = self.log_dir().join(format!("{name}.log"));
+        let log = fs::File::options().create(true).append(true).open(log).expect("a log");
         let mut command = self.command(role, name);
-        command.arg("--config").arg(path);
+        command.arg("--config").arg(self.dir.path().join(format!("{name}.toml")));
         let background = Background::start_with_stderr(&mut command, log);
         if let Some(network) = &self.network {
             network.call(name, background.pid());

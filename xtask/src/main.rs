@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod clock;
+mod guest;
 mod history;
 mod lint;
 mod mutants;

@@ -1,6 +1,6 @@
 //! The client tools of the end-to-end tests. A missing one is installed or named, never passed over.
 
-use crate::workspace;
+use crate::{guest, workspace};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 11] = [
     Tool { program: "qemu-img", package: "qemu-utils" },
     Tool { program: "nbdcopy", package: "libnbd-bin" },
     Tool { program: "nbdinfo", package: "libnbd-bin" },
@@ -18,6 +18,10 @@ const TOOLS: [Tool; 7] = [
     Tool { program: "mkfs.ext4", package: "e2fsprogs" },
     Tool { program: "e2fsck", package: "e2fsprogs" },
     Tool { program: "strace", package: "strace" },
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Tool { program: "blkid", package: "util-linux" },
+    Tool { program: "mount", package: "mount" },
+    Tool { program: "xz", package: "xz-utils" },
 ];
 
 /// What the benchmarks measure beside.
@@ -30,7 +34,8 @@ const BENCH_TOOLS: [Tool; 3] = [
 /// Checks that all tools of the tests are there; installs what is missing where that is possible.
 pub(crate) fn run() -> Result<(), String> {
     components()?;
-    provide(&TOOLS, "the end-to-end tests need")
+    provide(&TOOLS, "the end-to-end tests need")?;
+    guest::fetch()
 }
 
 /// As [`run`], for what `cargo xtask bench nbd` runs.
@@ -82,7 +87,7 @@ fn refusal(who: &str, missing: &[&Tool], reason: &str) -> String {
     format!(
         "{who} programs that are not here: {}\n  {reason}\n  on Debian or Ubuntu: sudo apt-get install {packages}\n  \
          elsewhere: the packages that hold these programs (qemu, libnbd, nbdkit, fio with its nbd engine, e2fsprogs, \
-         strace)",
+         strace, util-linux, xz)",
         names(missing)
     )
 }
@@ -111,12 +116,22 @@ fn install(packages: &[&str]) -> Result<(), String> {
         workspace::run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
     };
     apt_get(&["update", "-qq"])?;
-    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
-    arguments.extend(packages);
-    apt_get(&arguments)
+    let install = ["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
+    apt_get(&[&install[..], packages].concat()).or_else(|reason| {
+        // Parts of QEMU are of one version: where those that are here came from backports, so must the others.
+        let backports = format!("{}-backports", codename().ok_or(reason)?);
+        apt_get(&[&install[..], &["-t", &backports], packages].concat())
+    })
 }
 
-fn is_root() -> bool {
+/// The name of the system's release, as its own configuration has it.
+fn codename() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/os-release").ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(name.trim_matches('"').to_owned())
+}
+
+pub(crate) fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

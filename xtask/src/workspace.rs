@@ -9,6 +9,13 @@ pub(crate) fn root() -> PathBuf {
     own.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
+/// Where cargo builds: in the directory of this very program, some levels up.
+pub(crate) fn target() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let found = own.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    found.map_or_else(|| root().join("target"), Path::to_path_buf)
+}
+
 /// The cargo that runs this chore, in the workspace's directory.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

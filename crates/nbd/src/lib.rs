@@ -1,4 +1,5 @@
-//! The NBD protocol's server side, as a pure state machine: bytes in, requests out; replies in, bytes out.
+//! The NBD protocol's server side, as a pure state machine: bytes in, requests out; replies in, bytes out. And as much
+//! of the client's side as `quoin attach` needs: [`client`].
 //!
 //! The source is the NBD project's `doc/proto.md`, whose sections are named where a rule comes from them. A session is
 //! a [`Handshake`] followed by a [`Transmission`]; each documents the order of calls on its type. What a client can
@@ -24,6 +25,7 @@
 //! # Ok::<(), quoin_nbd::ProtocolError>(())
 //! ```
 
+pub mod client;
 mod error;
 mod export;
 pub mod fuzz;

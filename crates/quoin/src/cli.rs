@@ -29,6 +29,16 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look at the directory of a storage node that does not run
     Disk(DiskArgs),
+    /// Attach a volume as a disk of this machine, through the kernel's NBD client
+    Attach(command::attach::AttachArgs),
+    /// Detach such a disk
+    Detach(command::detach::DetachArgs),
+    /// List the volumes that are disks of this machine
+    Devices(command::devices::DevicesArgs),
+    /// Attach a volume and mount it; an empty one gets a filesystem
+    Mount(command::mount::MountArgs),
+    /// Unmount a volume and detach it
+    Umount(command::umount::UmountArgs),
     /// Run a cluster manager
     ClusterManager(RoleArgs<ManagerOptions>),
     /// Run a storage node

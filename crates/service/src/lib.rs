@@ -1,7 +1,9 @@
-//! What every role does alike when it runs as a process: its admin port, its log, its reaction to signals.
+//! What every role does alike when it runs as a process: its admin port, its log, its reaction to signals, its word to the
+//! service manager.
 //!
 //! Options are not here: they belong to the binary, which hands each role a finished `Config`.
 
 pub mod admin;
 pub mod logging;
+pub mod notify;
 pub mod shutdown;

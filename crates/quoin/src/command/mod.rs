@@ -1,15 +1,21 @@
 //! The commands, one file each. Each asks, and hands back what is to be printed.
 
+pub(crate) mod attach;
+pub(crate) mod attach_background;
 pub(crate) mod change;
+pub(crate) mod detach;
+pub(crate) mod devices;
 pub(crate) mod disk;
 pub(crate) mod disk_check;
 pub(crate) mod disk_dump;
+pub(crate) mod mount;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
 pub(crate) mod snapshot_create;
 pub(crate) mod snapshot_delete;
 pub(crate) mod snapshot_list;
 pub(crate) mod status;
+pub(crate) mod umount;
 pub(crate) mod volume_abort_change;
 pub(crate) mod volume_create;
 pub(crate) mod volume_delete;
@@ -19,7 +25,9 @@ pub(crate) mod volume_resize;
 pub(crate) mod volume_set_replicas;
 pub(crate) mod volume_show;
 
-use crate::cli::{Cli, ClientArgs, Command, DiskCommand, NodeCommand, SnapshotCommand, VolumeCommand};
+use crate::cli::{
+    Cli, ClientArgs, Command, DiskCommand, NodeCommand, Output, SnapshotCommand, VolumeCommand,
+};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::view::Report;
@@ -66,6 +74,11 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
             DiskCommand::Check(check) => disk_check::run(&check, args.output),
             DiskCommand::Dump(args) => disk_dump::run(&args),
         },
+        Command::Attach(args) => block_on(attach::run(args)),
+        Command::Detach(args) => print(args.output, detach::run(args)),
+        Command::Devices(args) => devices::run()?.print(args.output == Output::Json),
+        Command::Mount(args) => print(args.output, mount::run(args)),
+        Command::Umount(args) => print(args.output, umount::run(args)),
         Command::Status(args) => block_on(async {
             let client = Client::new(&args.client)?;
             if args.watch {
@@ -87,6 +100,11 @@ fn answer(
         let report = command(&client).await?;
         client.print(&report)
     })
+}
+
+/// Runs a command that asks no cluster and answers once.
+fn print(output: Output, command: impl Future<Output = Result<Report, Failure>>) -> Result<(), Failure> {
+    block_on(async { command.await?.print(output == Output::Json) })
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

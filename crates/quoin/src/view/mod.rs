@@ -1,5 +1,6 @@
 //! What the cluster manager says, as people and scripts get to see it. Nothing here asks anything.
 
+pub(crate) mod attached;
 pub(crate) mod disk;
 pub(crate) mod json;
 pub(crate) mod paint;

@@ -1,0 +1,386 @@
+//! One connection of a device: the kernel's end of a socket pair on one side, the gateway on the other.
+//!
+//! When the gateway breaks, it connects again and sends what is unanswered again, for as long as it takes. When the kernel
+//! breaks, which it does after its own time-out, it is given a new socket.
+//!
+//! **No stale write.** A kernel that lost patience sends the request again, perhaps on another connection, and takes its
+//! answer for the end of it. Were the first one carried out after that, it could undo a later write. So nothing that
+//! changes data is passed on, on any connection of the device, while such a request is unanswered for half the kernel's
+//! time-out: the second sending always finds the first one answered, or its gateway gone.
+
+use crate::Error;
+use crate::upstream::Upstream;
+use bytes::{Buf, Bytes, BytesMut};
+use quoin_disk::clock;
+use quoin_nbd::client::{OpenError, OpenedExport, Relay, RelayError};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// What is read at once where no more is known to come.
+const READ_BYTES: usize = 128 * 1024;
+/// The pauses between two tries to reach the gateway grow between these.
+const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_millis(250);
+/// How long a gateway is away before that is logged again.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// The header of a reply.
+const REPLY_BYTES: usize = 16;
+/// The most pieces of one write.
+const SLICES_MAX: usize = 64;
+
+/// What all connections of a device share.
+pub(crate) struct Shared {
+    pub(crate) gateway: String,
+    pub(crate) volume: String,
+    pub(crate) export: OpenedExport,
+    /// The kernel's time-out for a request.
+    pub(crate) timeout: Duration,
+    /// What is unanswered, one for each connection.
+    pub(crate) relays: Vec<RefCell<Relay>>,
+    /// Something was answered, or given up.
+    pub(crate) answered: Notify,
+    /// The volume belongs to another gateway now: all requests fail.
+    pub(crate) fenced: CancellationToken,
+    /// This process is about to leave: nothing more is read from the kernel.
+    pub(crate) leaving: CancellationToken,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The kernel closed its end, or said what it must not.
+    Kernel,
+    /// The kernel said good-bye: the device is being detached.
+    Detached,
+    /// The gateway is gone.
+    Gateway(io::Error),
+    /// The volume is not this device's any more.
+    Fenced,
+}
+
+/// Where a connection gets a new socket of the kernel's; `None`: the device is no more.
+pub(crate) trait Sockets {
+    async fn renew(&self) -> Option<UnixStream>;
+}
+
+/// One connection.
+pub(crate) struct Link {
+    shared: Rc<Shared>,
+    number: usize,
+    kernel: UnixStream,
+    from_kernel: BytesMut,
+    /// Answers that the kernel has not got yet, the first perhaps in part.
+    to_kernel: VecDeque<Bytes>,
+}
+
+impl Link {
+    pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
+        Self { shared, number, kernel, from_kernel: BytesMut::new(), to_kernel: VecDeque::new() }
+    }
+
+    /// Serves the connection until the device is detached.
+    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, sockets: Rc<impl Sockets>) {
+        let shared = self.shared.clone();
+        loop {
+            let broken = match &mut upstream {
+                _ if shared.fenced.is_cancelled() => self.refuse().await,
+                Some(upstream) => self.pump(upstream).await,
+                None => match self.reconnect().await {
+                    Ok(open) => {
+                        upstream = Some(open);
+                        continue;
+                    }
+                    Err(broken) => broken,
+                },
+            };
+            match broken {
+                Broken::Gateway(error) => {
+                    tracing::warn!(connection = self.number, %error, "the gateway is gone; connecting again");
+                    upstream = None;
+                }
+                Broken::Fenced => {
+                    tracing::error!(
+                        volume = shared.volume,
+                        "all requests fail until the volume is detached here"
+                    );
+                    shared.fenced.cancel();
+                    upstream = None;
+                }
+                Broken::Kernel => {
+                    tracing::warn!(
+                        connection = self.number,
+                        "the kernel closed the connection; giving it another"
+                    );
+                    self.from_kernel.clear();
+                    self.to_kernel.clear();
+                    shared.relays[self.number].borrow_mut().disown();
+                    match sockets.renew().await {
+                        Some(kernel) => self.kernel = kernel,
+                        None => return,
+                    }
+                }
+                Broken::Detached => return,
+            }
+        }
+    }
+
+    /// Both directions until one breaks. What is half sent is kept in queues and goes on from there, in either direction.
+    async fn pump(&mut self, upstream: &mut Upstream) -> Broken {
+        let Self { shared, number, kernel, from_kernel, to_kernel } = self;
+        let Upstream { stream, input, unsent, .. } = upstream;
+        tokio::select! {
+            broken = shared.requests(*number, kernel, from_kernel, stream, unsent) => broken,
+            broken = shared.replies(*number, stream, input, kernel, to_kernel) => broken,
+            () = shared.fenced.cancelled() => Broken::Fenced,
+        }
+    }
+
+    /// Tries until the gateway is back, and has what is unanswered sent again. Meanwhile the kernel's end is watched.
+    async fn reconnect(&mut self) -> Result<Upstream, Broken> {
+        let Self { shared, kernel, from_kernel, .. } = self;
+        let watch = async { while shared.read(kernel, from_kernel, 0).await.is_ok() {} };
+        let mut upstream = tokio::select! {
+            upstream = shared.open() => upstream?,
+            () = watch => return Err(Broken::Kernel),
+            () = shared.fenced.cancelled() => return Err(Broken::Fenced),
+        };
+        upstream.unsent.extend(shared.relays[self.number].borrow_mut().again());
+        // What was disowned ended with the former connection, and may have held others back.
+        shared.answered.notify_waiters();
+        tracing::info!(
+            connection = self.number,
+            again = upstream.unsent.len(),
+            "connected to the gateway again"
+        );
+        Ok(upstream)
+    }
+
+    /// Answers everything with an error until the kernel leaves.
+    async fn refuse(&mut self) -> Broken {
+        loop {
+            let taken = {
+                let mut relay = self.shared.relays[self.number].borrow_mut();
+                let taken = relay.take_requests(&mut self.from_kernel, false, since_boot());
+                self.to_kernel.push_back(relay.fail_all());
+                taken
+            };
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(error) => return kernel_broke(&error),
+            };
+            if send_to_kernel(&self.kernel, &mut self.to_kernel).await.is_err() {
+                return Broken::Kernel;
+            }
+            if taken.is_leaving {
+                return Broken::Detached;
+            }
+            if self.shared.read(&self.kernel, &mut self.from_kernel, taken.missing).await.is_err() {
+                return Broken::Kernel;
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn requests(
+        &self,
+        number: usize,
+        kernel: &UnixStream,
+        input: &mut BytesMut,
+        gateway: &TcpStream,
+        unsent: &mut VecDeque<Bytes>,
+    ) -> Broken {
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            let hold = self.holds_changes();
+            let taken = self.relays[number].borrow_mut().take_requests(input, hold, since_boot());
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(error) => return kernel_broke(&error),
+            };
+            unsent.push_back(taken.bytes);
+            if let Err(error) = send_to_gateway(gateway, unsent).await {
+                return Broken::Gateway(error);
+            }
+            if taken.is_leaving {
+                return Broken::Detached;
+            }
+            tokio::select! {
+                read = self.read(kernel, input, taken.missing) => if read.is_err() { return Broken::Kernel },
+                () = answered, if hold => {}
+            }
+        }
+    }
+
+    async fn replies(
+        &self,
+        number: usize,
+        gateway: &TcpStream,
+        input: &mut BytesMut,
+        kernel: &UnixStream,
+        to_kernel: &mut VecDeque<Bytes>,
+    ) -> Broken {
+        loop {
+            let taken = self.relays[number].borrow_mut().take_replies(input);
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(error) => return Broken::Gateway(io::Error::new(io::ErrorKind::InvalidData, error)),
+            };
+            to_kernel.push_back(taken.bytes);
+            self.answered.notify_waiters();
+            if send_to_kernel(kernel, to_kernel).await.is_err() {
+                return Broken::Kernel;
+            }
+            if taken.is_fenced {
+                tracing::error!(volume = self.volume, "the volume belongs to another gateway now");
+                return Broken::Fenced;
+            }
+            if taken.missing == 0 && input.len() >= REPLY_BYTES {
+                // Not a reply: the next look says what it is.
+                continue;
+            }
+            if let Err(error) = fill_from_gateway(gateway, input, taken.missing).await {
+                return Broken::Gateway(error);
+            }
+        }
+    }
+
+    /// Whether something that changes data is unanswered for so long that the kernel may soon ask again.
+    fn holds_changes(&self) -> bool {
+        let oldest = self.relays.iter().filter_map(|relay| relay.borrow().oldest_change()).min();
+        oldest.is_some_and(|taken_at| since_boot().saturating_sub(taken_at) >= self.timeout / 2)
+    }
+
+    async fn open(&self) -> Result<Upstream, Broken> {
+        let mut pause = RETRY_MIN;
+        let mut logged_at = since_boot();
+        loop {
+            let error = match Upstream::open(&self.gateway, &self.volume).await {
+                Ok(upstream) if upstream.export.size_bytes >= self.export.size_bytes => return Ok(upstream),
+                Ok(_) => {
+                    tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");
+                    return Err(Broken::Fenced);
+                }
+                Err(error @ Error::Open { error: OpenError::Unknown(_), .. }) => {
+                    tracing::error!(%error, "the volume is gone");
+                    return Err(Broken::Fenced);
+                }
+                Err(error) => error,
+            };
+            if since_boot().saturating_sub(logged_at) >= LOG_AGAIN {
+                logged_at = since_boot();
+                tracing::warn!(%error, "still without the gateway; requests wait");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Reads from the kernel. What a kernel that has closed its end left unread is not wanted, but for its good-bye: it asks
+    /// again elsewhere.
+    async fn read(&self, kernel: &UnixStream, input: &mut BytesMut, missing: usize) -> io::Result<()> {
+        loop {
+            if self.leaving.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            let ready = tokio::select! {
+                ready = kernel.ready(Interest::READABLE) => ready?,
+                () = self.leaving.cancelled() => continue,
+            };
+            let is_closed = ready.is_read_closed();
+            let is_between_requests = input.is_empty();
+            input.reserve(missing.max(READ_BYTES));
+            match kernel.try_read_buf(input) {
+                Ok(1..) if is_closed && !(is_between_requests && is_good_bye(input)) => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// `NBD_CMD_DISC`, and nothing else: what the kernel says just before it closes a device.
+fn is_good_bye(input: &[u8]) -> bool {
+    input.len() == 28 && input[..4] == [0x25, 0x60, 0x95, 0x13] && input[6..8] == [0, 2]
+}
+
+fn kernel_broke(error: &RelayError) -> Broken {
+    tracing::error!(%error, "the kernel sent what is no request");
+    Broken::Kernel
+}
+
+async fn fill_from_gateway(gateway: &TcpStream, input: &mut BytesMut, missing: usize) -> io::Result<()> {
+    loop {
+        gateway.readable().await?;
+        input.reserve(missing.max(READ_BYTES));
+        match gateway.try_read_buf(input) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+async fn send_to_gateway(gateway: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
+    while let Some(slices) = slices(queue) {
+        match gateway.try_write_vectored(&slices) {
+            Ok(sent) => advance(queue, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => gateway.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn send_to_kernel(kernel: &UnixStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
+    while let Some(slices) = slices(queue) {
+        match kernel.try_write_vectored(&slices) {
+            Ok(sent) => advance(queue, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => kernel.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What is to be sent next; `None` if there is nothing.
+fn slices(queue: &mut VecDeque<Bytes>) -> Option<Vec<IoSlice<'_>>> {
+    while queue.front().is_some_and(Bytes::is_empty) {
+        queue.pop_front();
+    }
+    (!queue.is_empty()).then(|| queue.iter().take(SLICES_MAX).map(|bytes| IoSlice::new(bytes)).collect())
+}
+
+fn advance(queue: &mut VecDeque<Bytes>, mut sent: usize) {
+    while let Some(first) = queue.front_mut().filter(|_| sent > 0) {
+        let here = sent.min(first.len());
+        first.advance(here);
+        sent -= here;
+        if first.is_empty() {
+            queue.pop_front();
+        }
+    }
+}
+
+/// Time that goes on while the machine sleeps counts as well: it only makes changes be held back earlier.
+fn since_boot() -> Duration {
+    Duration::from_nanos(clock::now().as_nanos())
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

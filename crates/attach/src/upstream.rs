@@ -1,0 +1,70 @@
+//! A connection to the gateway with an open export.
+
+use crate::Error;
+use bytes::{Bytes, BytesMut};
+use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a connection may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long the gateway may take to attach the volume: longer than it itself allows the cluster managers.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) stream: TcpStream,
+    /// What has come after the handshake.
+    pub(crate) input: BytesMut,
+    /// What is to be sent and has not been yet, the first perhaps in part.
+    pub(crate) unsent: VecDeque<Bytes>,
+    pub(crate) export: OpenedExport,
+}
+
+impl Upstream {
+    /// Connects and opens the volume.
+    pub(crate) async fn open(address: &str, volume: &str) -> Result<Self, Error> {
+        let no_gateway = |error| Error::NoGateway { address: address.to_owned(), error };
+        let connected = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await;
+        let stream = connected.map_err(|late| no_gateway(late.into()))?.map_err(no_gateway)?;
+        stream.set_nodelay(true).map_err(no_gateway)?;
+        let opened = tokio::time::timeout(OPEN_MAX, Self::handshake(stream, volume)).await;
+        opened.map_err(|late| no_gateway(late.into()))?.map_err(|failure| match failure {
+            Failure::Io(error) => no_gateway(error),
+            Failure::Refused(error) => {
+                Error::Open { address: address.to_owned(), volume: volume.to_owned(), error }
+            }
+        })
+    }
+
+    async fn handshake(mut stream: TcpStream, volume: &str) -> Result<Self, Failure> {
+        let mut handshake = ClientHandshake::new(volume);
+        let mut input = BytesMut::new();
+        loop {
+            match handshake.advance(&mut input)? {
+                ClientStep::NeedMore { missing } => {
+                    input.reserve(missing);
+                    if stream.read_buf(&mut input).await? == 0 {
+                        return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                ClientStep::Send(bytes) => stream.write_all(&bytes).await?,
+                ClientStep::Opened(export) => {
+                    return Ok(Self { stream, input, unsent: VecDeque::new(), export });
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Refused(#[from] OpenError),
+}

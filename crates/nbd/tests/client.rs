@@ -1,0 +1,103 @@
+//! The client's side of the handshake against this crate's own server.
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport, Relay};
+use quoin_nbd::{BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step};
+use std::time::Duration;
+
+/// Lets the two talk until the client is done.
+fn open(answer: Result<ExportInfo, ExportError>) -> Result<OpenedExport, OpenError> {
+    let mut server = Handshake::new(Limits::default());
+    let mut client = ClientHandshake::new("vol1");
+    let (mut to_server, mut to_client) = (BytesMut::new(), BytesMut::new());
+    loop {
+        match client.advance(&mut to_client)? {
+            ClientStep::Opened(export) => return Ok(export),
+            ClientStep::Send(bytes) => to_server.extend_from_slice(&bytes),
+            ClientStep::NeedMore { .. } => match server.advance(&mut to_server).unwrap() {
+                Step::Send(bytes) => to_client.extend_from_slice(&bytes),
+                Step::OpenExport { name, .. } => {
+                    assert_eq!(name, "vol1");
+                    server.answer_open(answer.clone());
+                }
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
+#[test]
+fn our_server_opens_an_export_for_our_client() {
+    let block_sizes = BlockSizes::new(512, 4096, 1 << 20).unwrap();
+    let info = ExportInfo {
+        name: "vol1".into(),
+        description: "told to those who ask".into(),
+        size_bytes: 12345 * 512,
+        read_only: false,
+        multi_conn: true,
+        block_sizes,
+    };
+    let opened = open(Ok(info.clone())).unwrap();
+    assert_eq!((opened.size_bytes, opened.block_bytes_min), (info.size_bytes, 512));
+    assert_eq!(opened.payload_bytes_max, 1 << 20);
+    assert!(opened.can_multi_conn() && !opened.is_read_only());
+    let single = ExportInfo { multi_conn: false, read_only: true, ..info };
+    let opened = open(Ok(single)).unwrap();
+    assert!(!opened.can_multi_conn() && opened.is_read_only());
+}
+
+#[test]
+fn our_server_s_refusals_reach_our_client() {
+    let refused = |kind| open(Err(ExportError::new(kind, "because"))).unwrap_err();
+    assert_eq!(refused(ExportErrorKind::Unknown), OpenError::Unknown("because".into()));
+    assert_eq!(refused(ExportErrorKind::Policy), OpenError::Refused("because".into()));
+    assert_eq!(refused(ExportErrorKind::Shutdown), OpenError::Unavailable("because".into()));
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_server_says_the_client_ends(said: Vec<u8>, cut in 0..400_usize) {
+        let said = [b"NBDMAGICIHAVEOPT\0\x03\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07", &said[..]].concat();
+        for from in [0, 18, 30] {
+            let mut client = ClientHandshake::new("vol1");
+            let mut input = BytesMut::from(&said[from.min(cut.min(said.len()))..]);
+            while let Ok(ClientStep::Send(_)) = client.advance(&mut input) {}
+        }
+    }
+
+    #[test]
+    fn whatever_a_kernel_and_a_gateway_say_a_relay_passes_on_only_whole_messages(
+        requests in prop::collection::vec((0..5_u16, any::<bool>(), 0..64_u32), 0..20),
+        garbage: Vec<u8>,
+        cut in 1..64_usize,
+    ) {
+        let mut relay = Relay::default();
+        let (mut all, mut answers) = (Vec::new(), Vec::new());
+        for (cookie, (kind, fails, len_bytes)) in requests.into_iter().enumerate() {
+            let kind = if kind == 2 { 3 } else { kind };
+            all.extend([&[0x25, 0x60, 0x95, 0x13, 0, 0, 0, kind as u8][..], &cookie.to_be_bytes(), &[0; 8]].concat());
+            all.extend(len_bytes.to_be_bytes());
+            all.extend(vec![7; if kind == 1 { len_bytes as usize } else { 0 }]);
+            answers.extend([&[0x67, 0x44, 0x66, 0x98, 0, 0, 0, u8::from(fails)][..], &cookie.to_be_bytes()].concat());
+            answers.extend(vec![9; if kind == 0 && !fails { len_bytes as usize } else { 0 }]);
+        }
+        let (mut input, mut passed) = (BytesMut::new(), Vec::new());
+        for piece in all.chunks(cut) {
+            input.extend_from_slice(piece);
+            passed.extend_from_slice(&relay.take_requests(&mut input, false, Duration::ZERO).unwrap().bytes);
+        }
+        prop_assert_eq!(&passed, &all);
+        prop_assert_eq!(relay.again().concat(), all);
+        let (mut input, mut passed) = (BytesMut::new(), Vec::new());
+        for piece in answers.chunks(cut) {
+            input.extend_from_slice(piece);
+            passed.extend_from_slice(&relay.take_replies(&mut input).unwrap().bytes);
+        }
+        prop_assert_eq!(passed, answers);
+        prop_assert!(relay.is_empty());
+        // Anything at all: an error at worst.
+        let _ = relay.take_requests(&mut BytesMut::from(&garbage[..]), false, Duration::ZERO);
+        let _ = relay.take_replies(&mut BytesMut::from(&garbage[..]));
+    }
+}
