@@ -254,7 +254,12 @@ async fn one_of_two_goes_on_and_the_other_is_asked_for() {
     eventually("it goes on with one", SOON, async || {
         let volume = get(&managers, "vol1").await.ok()?;
         let mut report = support::all_well(&volume);
-        report.replicas.iter_mut().for_each(|replica| replica.whole = true);
+        for (replica, told) in volume.segments[0].replicas.iter().zip(&mut report.replicas) {
+            told.whole = replica.node != lost;
+            if replica.node == lost {
+                told.set_health(v1::ReplicaHealth::Missing);
+            }
+        }
         gateway_reports(&managers, "gw-a", vec![report]).await;
         (placement(&volume)[0].len() == 1).then_some(())
     })

@@ -316,7 +316,24 @@ fn c3_a_shaken_voter_is_whole_once_it_has_everything_again() {
     attached.opened(1, ReplicaReport { shaken: true, ..report(&[(1, 1)], 0) });
     assert!(!attached.segment.status()[0].whole);
     attached.position(1, 1, 0);
+    assert!(!attached.segment.status()[0].whole, "its power may go again before anybody acts on it");
+    attached.position(1, 1, 1);
     assert!(attached.segment.status()[0].whole);
+}
+
+/// Whoever hears it acts later: by then the survivor may have lost its power, and its gateway with it.
+#[test]
+fn c3_a_voter_is_whole_once_what_is_acknowledged_is_durable_on_it() {
+    let mut attached = Attached::running(&[(1, Voter), (2, Voter)]);
+    attached.write(1);
+    attached.position(1, 1, 0);
+    attached.position(2, 1, 1);
+    assert_eq!(attached.done(), [1]);
+    let whole =
+        |attached: &Attached| attached.segment.status().iter().map(|voter| voter.whole).collect::<Vec<_>>();
+    assert_eq!(whole(&attached), [false, true]);
+    attached.position(1, 1, 1);
+    assert_eq!(whole(&attached), [true, true]);
 }
 
 #[test]

@@ -203,9 +203,9 @@ fn describe(world: &World) -> String {
         .iter()
         .flatten()
         .flat_map(|report| &report.replicas)
-        .filter(|replica| replica.health != VoterHealth::InSync || !replica.whole)
+        .filter(|replica| replica.health != VoterHealth::InSync || replica.shaken)
         .map(|replica| {
-            format!("{} on {}: {:?} whole {}", replica.replica, replica.node, replica.health, replica.whole)
+            format!("{} on {}: {:?} shaken {}", replica.replica, replica.node, replica.health, replica.shaken)
         })
         .collect();
     let nodes: Vec<String> = world

@@ -160,7 +160,8 @@ fn finish(volume: &Volume, attachment: &Attachment, report: &Report<'_>) -> Opti
     (!segments.is_empty()).then_some(Command::FinishChange { volume, epoch, segments })
 }
 
-/// Rule C3: of two voters, one is gone, and the other one surely has everything.
+/// Rule C3: of two voters, one is gone, and the other one surely has everything. The gateway, too, has lost the one that is gone
+/// when it says so: nothing was acknowledged since, for that would have taken both.
 fn shrink(state: &State, volume: &Volume, attachment: &Attachment, report: &Report<'_>) -> Option<Command> {
     if volume.fewest_replicas() > 1 {
         return None;
@@ -175,8 +176,10 @@ fn shrink(state: &State, volume: &Volume, attachment: &Attachment, report: &Repo
             (false, true) => (other, one),
             _ => return None,
         };
-        let may =
-            stage(segment) != Some(ChangeStage::Joint) && report.is_current(at) && report.is_whole(left);
+        let may = stage(segment) != Some(ChangeStage::Joint)
+            && report.is_current(at)
+            && report.is_whole(left)
+            && !report.in_sync(gone);
         let (volume, epoch) = (volume.id, attachment.epoch);
         may.then_some(Command::Shrink { volume, epoch, segment: at, remove: gone.id })
     })

@@ -308,6 +308,11 @@ fn one_of_two_is_gone_on_with_if_it_is_whole() {
     leader.hear("gw", 1, 101, Some(report.clone()));
     assert_eq!(leader.look(101), [], "both nodes are there");
     leader.lose(2);
+    let mut before = report.clone();
+    before.replicas.iter_mut().for_each(|told| told.health = v1::ReplicaHealth::InSync.into());
+    leader.hear("gw", 1, 101, Some(before));
+    assert_eq!(leader.look(101), [], "said before its gateway lost the other one: both went on since");
+    leader.hear("gw", 1, 101, Some(report.clone()));
     // Segment 1 has nobody of whom that is sure.
     let steps = leader.look(101);
     assert!(matches!(&steps[..], [Command::Shrink { segment: SegmentAt { index: 0, .. }, .. }]), "{steps:?}");

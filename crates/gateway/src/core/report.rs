@@ -38,6 +38,8 @@ pub struct ReplicaStatus {
     pub health: VoterHealth,
     /// Whether it surely has every acknowledged write, should it be the only one left of two (rule C3).
     pub whole: bool,
+    /// Whether it came back from a loss of power and does not have everything again (rule A2).
+    pub shaken: bool,
 }
 
 /// The configuration that an attachment runs on one segment (rule C1).
@@ -52,7 +54,7 @@ pub struct SegmentStatus {
 impl VolumeReport {
     /// Whether nothing is left to be repaired: every replica has everything, and would say so.
     pub fn is_clean(&self) -> bool {
-        let is_well = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync && replica.whole;
+        let is_well = |replica: &ReplicaStatus| replica.health == VoterHealth::InSync && !replica.shaken;
         self.available
             && self.replicas.iter().all(is_well)
             && self.segments.iter().all(|segment| segment.settled)

@@ -646,6 +646,7 @@ impl Volume {
                 node: status.name,
                 health: status.health,
                 whole: status.whole,
+                shaken: status.shaken,
             }));
         }
         let segments = self

@@ -102,7 +102,7 @@ fn outline(shell: &Shell, reports: &[VolumeReport]) -> Vec<Outline> {
             replicas: report
                 .replicas
                 .iter()
-                .map(|replica| (std::mem::discriminant(&replica.health), replica.whole))
+                .map(|replica| (std::mem::discriminant(&replica.health), replica.shaken))
                 .collect(),
             snapshots: report.snapshots.clone(),
         })

@@ -289,7 +289,7 @@ impl Segment {
 
     /// How its voters do.
     pub fn status(&self) -> Vec<VoterStatus> {
-        self.voters.iter().map(Voter::status).collect()
+        self.voters.iter().map(|voter| voter.status(self.committed)).collect()
     }
 
     /// Counters.

@@ -58,6 +58,8 @@ pub struct VoterStatus {
     pub health: VoterHealth,
     /// Whether it surely has every acknowledged write, should it be the only one left of two (rule C3).
     pub whole: bool,
+    /// Whether it came back from a loss of power and does not have everything again (rule A2).
+    pub shaken: bool,
 }
 
 /// How a voter does.
@@ -191,10 +193,11 @@ impl Voter {
         self.config.role
     }
 
-    /// C3: whether it is known to be complete, unmixed and unshaken: in sync, or just opened and well.
-    fn is_whole(&self) -> bool {
+    /// C3: whether it is known to be complete, unmixed and unshaken: in sync, or just opened and well. Everything committed
+    /// is durable on it, so that this stays true should its power go before anybody acts on it.
+    fn is_whole(&self, committed: Seq) -> bool {
         match &self.stage {
-            Stage::Live => self.settle_at.is_none(),
+            Stage::Live => self.settle_at.is_none() && self.durable >= committed,
             Stage::Opened(report) => !report.mixed && !report.shaken,
             _ => false,
         }
@@ -288,7 +291,7 @@ impl Voter {
         self.unanswered_bytes = 0;
     }
 
-    pub(crate) fn status(&self) -> VoterStatus {
+    pub(crate) fn status(&self, committed: Seq) -> VoterStatus {
         let health = match &self.stage {
             Stage::Offline => VoterHealth::Missing,
             Stage::Failed(reason) => VoterHealth::Failed(reason.clone()),
@@ -303,7 +306,8 @@ impl Voter {
             replica: self.config.replica,
             name: self.config.name.clone(),
             health,
-            whole: self.is_whole(),
+            whole: self.is_whole(committed),
+            shaken: self.settle_at.is_some(),
         }
     }
 }
