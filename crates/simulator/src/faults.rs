@@ -57,6 +57,8 @@ pub(crate) enum Kind {
     Rot,
     /// A node comes back with an empty disk.
     Wipe,
+    /// What strikes when a moment comes (`moments.rs`).
+    AtMoment,
 }
 
 /// A fault that ends.
@@ -82,6 +84,10 @@ impl World {
         if self.healed || self.setup.faults.is_empty() {
             return;
         }
+        if self.plot.is_some() && self.fault_random.permille(800) {
+            // It has its own.
+            return self.arm_fault();
+        }
         let kind = self.fault_random.pick(&self.setup.faults);
         let node = self.fault_random.index(self.setup.nodes);
         let gateway = self.fault_random.index(self.setup.gateways);
@@ -106,7 +112,7 @@ impl World {
         self.arm_fault();
     }
 
-    fn carry_out_fault(&mut self, kind: Kind, node: usize, gateway: usize, time: Nanos) {
+    pub(crate) fn carry_out_fault(&mut self, kind: Kind, node: usize, gateway: usize, time: Nanos) {
         // As often as not the one that leads.
         let manager = match self.fault_random.below(2) {
             0 => self.managers.leader(),
@@ -169,7 +175,10 @@ impl World {
                 }
                 self.mend_later(Fault::Race, gateway, 0, time);
             }
-            Kind::SplitTakeOver => self.split_take_over(node, gateway, time),
+            Kind::SplitTakeOver => {
+                let restart = self.fault_random.permille(500);
+                self.split_take_over(&[node], gateway, time, restart);
+            }
             Kind::ManagersAway => {
                 for member in 0..self.managers.members.len() {
                     self.kill(Process::Manager(member), time);
@@ -187,6 +196,7 @@ impl World {
             Kind::CutManager => self.cut_manager(manager, time),
             }
             Kind::Wipe => self.wipe(node, time),
+            Kind::AtMoment => self.begin_plot(),
         }
     }
 
@@ -220,10 +230,9 @@ impl World {
 
     /// What the old gateway goes on to serve is bounded by its leases only (rule R2). Some of the others restart, and must
     /// not have forgotten what they granted.
-    fn split_take_over(&mut self, node: usize, gateway: usize, time: Nanos) {
+    pub(crate) fn split_take_over(&mut self, kept: &[usize], gateway: usize, time: Nanos, restart: bool) {
         let old = self.workload.targets[0];
         let new = if gateway == old { (gateway + 1) % self.setup.gateways } else { gateway };
-        let restart = self.fault_random.permille(500);
         let (old_machine, new_machine) = (self.gateways[old].machine, self.gateways[new].machine);
         let time = time * 2;
         for member in 0..self.managers.members.len() {
@@ -233,11 +242,11 @@ impl World {
         }
         for other in 0..self.setup.nodes {
             let machine = self.nodes[other].machine;
-            let cut = if other == node { new_machine } else { old_machine };
+            let cut = if kept.contains(&other) { new_machine } else { old_machine };
             self.block(cut, machine);
             self.block(machine, cut);
             self.mend_later(Fault::Partition, cut, machine, time);
-            if other != node && restart {
+            if !kept.contains(&other) && restart {
                 self.kill(Process::Node(other), MILLISECOND);
             }
         }
@@ -248,7 +257,7 @@ impl World {
         self.mend_later(Fault::Race, new, 0, time);
     }
 
-    fn send_clients_to(&mut self, gateway: usize) {
+    pub(crate) fn send_clients_to(&mut self, gateway: usize) {
         let gateway = gateway % self.setup.gateways;
         self.workload.targets.iter_mut().for_each(|target| *target = gateway);
     }
@@ -297,6 +306,7 @@ impl World {
     /// Everything is mended, and nothing breaks any more.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
+        self.end_plot();
         self.unblock_all();
         self.network.no_longer_slow();
         for member in &mut self.managers.members {

@@ -7,6 +7,7 @@ mod checker;
 mod clock;
 mod disk;
 mod faults;
+mod moments;
 mod queue;
 mod random;
 mod run;

@@ -41,6 +41,7 @@ const DEFAULT: [(Kind, u64); 27] = [
     (Kind::Reconfigure, 8),
     (Kind::Snapshot, 6),
     (Kind::Resize, 2),
+    (Kind::AtMoment, 4),
 ];
 
 const POWER: [(Kind, u64); 7] = [
@@ -54,7 +55,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 11] = [
+const FAMILIES: [(&str, &[Kind]); 12] = [
     ("calm", &[]),
     (
         "network",
@@ -131,8 +132,40 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::BreakConnections,
         ],
     ),
-    ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillGateway, Kind::TakeOver]),
+    (
+        "rot",
+        &[
+            Kind::Rot,
+            Kind::Rot,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::BreakConnections,
+            Kind::KillGateway,
+            Kind::TakeOver,
+        ],
+    ),
+    (
+        MOMENTS,
+        &[
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::AtMoment,
+            Kind::Reconfigure,
+            Kind::TakeOver,
+            Kind::KillNode,
+            Kind::PowerNode,
+        ],
+    ),
 ];
+
+/// The scenario whose runs are about moments, and how many times as long clients wait there between their requests: several
+/// things have to happen one after the other.
+const MOMENTS: &str = "moments";
+const SLOWER: u64 = 6;
 
 impl Scenario {
     /// By its name.
@@ -182,7 +215,12 @@ impl Scenario {
 
     /// Nodes beyond those that are needed: where copies that are lost can be made anew.
     pub(crate) fn spares(&self) -> usize {
-        usize::from(self.weights.iter().any(|(kind, _)| *kind == Kind::Wipe))
+        usize::from(self.weights.iter().any(|(kind, _)| *kind == Kind::Wipe) || self.name == MOMENTS)
+    }
+
+    /// How many times as long clients wait between their requests.
+    pub(crate) fn slowness(&self) -> u64 {
+        if self.name == MOMENTS { SLOWER } else { 1 }
     }
 
     /// Its name.

@@ -103,7 +103,7 @@ impl Setup {
             clients: random.between(1, 4) as usize,
             depth: random.between(1, 6) as usize,
             hot_blocks: random.pick(&[6, 16, 40]),
-            request_gap: random.pick(&[1, 3, 8]) * MILLISECOND,
+            request_gap: random.pick(&[1, 3, 8]) * MILLISECOND * scenario.slowness(),
             patience: random.pick(&[SECOND, 4 * SECOND]),
             operations: random.between(500, 800),
             fault_gap: random.pick(&[20, 60, 150]) * MILLISECOND,

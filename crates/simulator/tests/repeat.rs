@@ -11,7 +11,7 @@ fn digest(scenario: &str, seed: u64) -> (u64, u64, u64) {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for scenario in ["default", "power", "wipes", "replacements", "rot"] {
+    for scenario in ["default", "power", "wipes", "replacements", "rot", "moments"] {
         for seed in 1..4 {
             assert_eq!(digest(scenario, seed), digest(scenario, seed), "scenario {scenario}, seed {seed}");
         }

@@ -3,6 +3,7 @@
 
 mod acknowledged_is_on_a_majority;
 mod bounded_memory;
+mod ended_sessions_do_not_count;
 mod flushed_is_durable;
 mod linearizable;
 mod no_amnesia;
@@ -18,13 +19,14 @@ pub(crate) use replicas_converge::check as replicas_converge;
 use crate::queue::Nanos;
 use crate::world::NodeProcess;
 use acknowledged_is_on_a_majority::Positions;
+use ended_sessions_do_not_count::Counted;
 use flushed_is_durable::Unflushed;
 use no_amnesia::Memory;
 use quoin_cluster::Volume;
 use quoin_history::History;
 use quoin_types::Generation;
 use quoin_types::collections::HashMap;
-use quoin_types::{BLOCK_BYTES, Durability, Epoch, ReplicaId, ReplicaRole, SegmentId, Seq};
+use quoin_types::{BLOCK_BYTES, Durability, Epoch, NodeId, ReplicaId, ReplicaRole, SegmentId, Seq};
 use quoin_wire::Message;
 use single_writer::Writers;
 
@@ -65,6 +67,7 @@ pub(crate) struct Observer {
     sent: HashMap<u64, Sent>,
     positions: Positions,
     unflushed: Unflushed,
+    counted: Counted,
     writers: Writers,
     memory: Memory,
     problem: Option<String>,
@@ -80,6 +83,7 @@ impl Observer {
             sent: HashMap::default(),
             positions: Positions::default(),
             unflushed: Unflushed::default(),
+            counted: Counted::default(),
             writers: Writers::default(),
             memory: Memory::new(bits_flip),
             problem: None,
@@ -117,6 +121,22 @@ impl Observer {
         }
     }
 
+    /// A message from a storage node comes to a gateway.
+    pub(crate) fn gateway_hears(&mut self, gateway: usize, node: NodeId, message: &Message) {
+        self.counted.heard(gateway, node, message, &self.segments, &self.configurations);
+    }
+
+    /// A gateway sends a client word that its write is done.
+    pub(crate) fn gateway_acknowledges(&mut self, values: &[(u64, u64)]) {
+        let result = self.counted.acknowledged(values, &self.sent);
+        self.note(result);
+    }
+
+    /// A gateway learns that its session with a storage node is over, or is over itself.
+    pub(crate) fn session_ended(&mut self, gateway: usize, node: NodeId) {
+        self.counted.ended(gateway, node);
+    }
+
     /// A storage node sends a message.
     pub(crate) fn node_says(&mut self, process: &NodeProcess, message: &Message) {
         match message {
@@ -147,13 +167,15 @@ impl Observer {
     /// What the managers know of the volume.
     pub(crate) fn volume_is(&mut self, volume: &Volume) {
         for (index, segment) in (0..).zip(&volume.segments) {
-            let known = self.configurations.entry(SegmentId { volume: volume.id, index }).or_default();
+            let id = SegmentId { volume: volume.id, index };
+            let known = self.configurations.entry(id).or_default();
             if known.last().is_none_or(|(generation, _)| *generation < segment.generation) {
-                let members = segment.members().map(|(replica, role)| (replica.id, role)).collect();
-                known.push((segment.generation, members));
+                let members: Vec<_> = segment.members().map(|(replica, role)| (replica.id, role)).collect();
+                known.push((segment.generation, members.clone()));
                 if known.len() > CONFIGURATIONS_KEPT {
                     known.remove(0);
                 }
+                self.counted.configured(id, &members, &self.configurations);
             }
         }
     }

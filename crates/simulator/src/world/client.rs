@@ -10,6 +10,7 @@ use crate::random::Random;
 use crate::setup::Setup;
 use bytes::{BufMut, Bytes, BytesMut};
 use quoin_history::{Operation, What};
+use quoin_nbd::Cookie;
 use quoin_types::{BLOCK_BYTES, Durability, EXTENT_BYTES};
 use std::collections::BTreeMap;
 
@@ -32,6 +33,8 @@ pub(crate) struct Workload {
     hot: Vec<u64>,
     /// Where each client goes.
     pub(crate) targets: Vec<usize>,
+    /// The blocks that each client keeps to, as a first one and a count.
+    pub(crate) bounds: Vec<Option<(u64, u64)>>,
     /// Whether new requests are made.
     pub(crate) active: bool,
     pub(crate) asked: u64,
@@ -52,6 +55,7 @@ impl Workload {
             next_value: 1,
             hot,
             targets,
+            bounds: vec![None; setup.clients],
             active: true,
             asked: 0,
             answered: 0,
@@ -108,6 +112,16 @@ impl Client {
     /// Whether it waits for nothing.
     pub(crate) fn is_idle(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    pub(super) fn conn(&self) -> Option<ConnId> {
+        self.conn
+    }
+
+    /// What a request of it writes, by register.
+    pub(super) fn written(&self, cookie: Cookie) -> Option<&[(u64, u64)]> {
+        let pending = self.pending.get(&cookie.0)?;
+        (pending.command != Command::Read).then_some(&pending.values)
     }
 
     /// Whether it can ask.
@@ -248,6 +262,9 @@ impl World {
                     };
                     let is_flush = pending.command == Command::Flush;
                     self.observer.acknowledged(&told, is_flush);
+                    if !is_flush {
+                        self.write_is_acknowledged(self.clients[index].epoch);
+                    }
                 }
             }
             // Whether anything was changed is not known: a request may have several parts.
@@ -293,6 +310,10 @@ impl World {
             random.below(size_bytes / BLOCK_BYTES)
         };
         let fua = random.permille(150);
+        let block = match self.workload.bounds[index] {
+            Some((first, count)) => (first + block % count).min(size_bytes / BLOCK_BYTES - 1),
+            None => block,
+        };
         let offset = block * BLOCK_BYTES;
         let left = size_bytes - offset;
         let several = random.pick(&[1, 1, 1, 1, 1, 1, 2, 3]) * BLOCK_BYTES;
@@ -324,6 +345,44 @@ impl World {
             (0..BLOCK_BYTES / 8).for_each(|_| data.put_u64_le(value));
         }
         self.ask(index, Command::Write, (offset, length as u32), fua, values, &data, false);
+    }
+
+    /// Some client writes across the end of an extent, and more behind it.
+    pub(super) fn write_across(&mut self, segment: usize, extent: u64) {
+        let clients = self.connected_clients();
+        if clients.is_empty() {
+            return;
+        }
+        let client = self.workload.random.pick(&clients);
+        self.ask_write(client, self.end_of(segment, extent) - BLOCK_BYTES, 2 * BLOCK_BYTES, false);
+        for _ in 0..3 {
+            self.ask_something(client);
+        }
+    }
+
+    /// What follows the end of an extent is read.
+    pub(super) fn read_across(&mut self, segment: usize, extent: u64) {
+        for client in self.connected_clients() {
+            self.ask_read(client, self.end_of(segment, extent), BLOCK_BYTES, false);
+        }
+    }
+
+    /// All clients ask as much at once as they may.
+    pub(super) fn ask_much(&mut self) {
+        for client in self.connected_clients() {
+            let open = self.clients[client].pending.len();
+            (open..self.setup.depth.max(3)).for_each(|_| self.ask_something(client));
+        }
+    }
+
+    fn end_of(&self, segment: usize, extent: u64) -> u64 {
+        segment as u64 * self.setup.segment_bytes + (extent + 1) * EXTENT_BYTES
+    }
+
+    /// Those that can ask.
+    fn connected_clients(&self) -> Vec<usize> {
+        let connected = |client: &usize| self.workload.active && self.clients[*client].is_connected();
+        (0..self.clients.len()).filter(connected).collect()
     }
 
     /// Some cells of a block that is written in parts: the next such one.

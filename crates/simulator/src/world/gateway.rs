@@ -222,6 +222,9 @@ impl World {
             match output {
                 Output::Send(node, message) => {
                     self.observer.gateway_says(&message);
+                    if matches!(message, Message::Read(_)) {
+                        self.last_reader = Some(node);
+                    }
                     self.trace
                         .line(self.now, || format!("gateway {index} to node {node}: {}", brief(&message)));
                     let Some(running) = &self.gateways[index].running else { return };
@@ -263,6 +266,12 @@ impl World {
     ) {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(waiting) = running.tickets.remove(&ticket) else { return };
+        if matches!(reply, Ok(Reply::Done)) {
+            let client = self.clients.iter().find(|client| client.conn() == Some(waiting.conn));
+            if let Some(values) = client.and_then(|client| client.written(waiting.cookie)) {
+                self.observer.gateway_acknowledges(values);
+            }
+        }
         let out = answers.entry(waiting.conn).or_default();
         match reply {
             Ok(Reply::Done) => waiting.encoder.ok(waiting.cookie, out),
@@ -366,6 +375,8 @@ impl World {
         let incarnation = process.incarnation;
         self.queue.push(self.now + wait, Event::GatewayConnect { gateway: index, incarnation, node });
         if was_up {
+            self.session_is_over(node);
+            self.observer.session_ended(index, node);
             self.gateway_event(index, |core, now| core.on_session_down(node, now));
         }
     }
@@ -400,6 +411,9 @@ impl World {
                 }
                 None => return,
             }
+        }
+        for message in messages.as_slice() {
+            self.observer.gateway_hears(index, node, message);
         }
         self.gateway_event(index, |core, now| {
             messages.for_each(|message| core.on_message(node, message, now));

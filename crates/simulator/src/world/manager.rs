@@ -228,6 +228,7 @@ impl World {
         if let Some(volume) = managers.volume() {
             observer.volume_is(volume);
         }
+        self.look_at_configurations();
     }
 
     pub(super) fn on_manager_message(

@@ -1,6 +1,7 @@
 //! The world: machines with their processes, the network between them, the clients, and virtual time.
 
 mod client;
+mod deeds;
 mod gateway;
 mod glue;
 mod lost;
@@ -9,6 +10,7 @@ mod members;
 mod nbd_client;
 mod network;
 mod node;
+mod plot;
 mod power;
 mod rot;
 
@@ -27,6 +29,7 @@ use gateway::GatewayProcess;
 use lost::LostDisks;
 use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
+use plot::Plot;
 use quoin_cluster_manager::member::{Answer, OutboundMessage};
 use quoin_types::NodeId;
 
@@ -83,6 +86,10 @@ pub(crate) enum Event {
     Fault,
     /// A fault ends.
     Mend(Fault, usize, usize),
+    /// What a plot waits for has come.
+    PlotMoment { number: u64 },
+    /// What a plot waits for comes no more, or is due.
+    PlotTimer { number: u64 },
 }
 
 impl Event {
@@ -114,6 +121,8 @@ impl Event {
             Event::Replace { node } => (26, *node, 0),
             Event::Fault => (17, 0, 0),
             Event::Mend(_, a, b) => (18, *a, *b),
+            Event::PlotMoment { number } => (27, *number as usize, 0),
+            Event::PlotTimer { number } => (28, *number as usize, 0),
         };
         (kind, a as u64, b as u64)
     }
@@ -133,6 +142,12 @@ pub(crate) struct World {
     pub(crate) managers: Managers,
     volume_asked: bool,
     lost_disks: LostDisks,
+    pub(crate) plot: Option<Plot>,
+    plot_number: u64,
+    /// Whom a gateway has asked last for data.
+    last_reader: Option<NodeId>,
+    /// Map entries that have rotted.
+    pub(crate) entries_rotted: u64,
     /// Whether each machine has power, and the boots that it had.
     machines: Vec<(bool, u64)>,
     pub(crate) disk_random: Random,
@@ -163,6 +178,10 @@ impl World {
             managers: Managers::new(machines - 1 - MEMBERS, Random::split(seed, 7)),
             volume_asked: false,
             lost_disks: LostDisks::default(),
+            plot: None,
+            plot_number: 0,
+            last_reader: None,
+            entries_rotted: 0,
             machines: vec![(true, 1); machines],
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
@@ -253,6 +272,8 @@ impl World {
             Event::Replace { node } => self.replace_lost(node),
             Event::Fault => self.begin_fault(),
             Event::Mend(fault, a, b) => self.end_fault(fault, a, b),
+            Event::PlotMoment { number } => self.on_plot_moment(number),
+            Event::PlotTimer { number } => self.on_plot_timer(number),
         }
     }
 

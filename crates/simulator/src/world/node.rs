@@ -373,6 +373,7 @@ impl World {
             match output {
                 storage::Output::Send(session, message) => {
                     self.observer.node_says(&self.nodes[index], &message);
+                    self.node_speaks(index, &message);
                     self.trace.line(self.now, || format!("node {index} on {session}: {}", brief(&message)));
                     if let Some(conn) = self.nodes[index].volatile.sessions.get(&session) {
                         outboxes.entry((*conn, CALLED)).or_default().push(&message);
@@ -492,6 +493,7 @@ impl World {
                 None => return,
             },
         };
+        messages.as_slice().iter().for_each(|message| self.node_hears(index, message));
         self.node_event(index, |node, now| {
             messages.try_for_each(|message| node.on_message(session, message, now))
         });
@@ -589,6 +591,9 @@ impl World {
                     return;
                 }
             }
+        }
+        if messages.as_slice().iter().any(|message| matches!(message, Message::FetchReply(_))) {
+            self.node_is_fed(index);
         }
         self.node_event(index, |node, now| {
             messages.try_for_each(|message| node.on_peer_message(id, message, now))

@@ -75,6 +75,11 @@ impl World {
         }
     }
 
+    /// All storage nodes, as an operator would one after the other.
+    pub(crate) fn restart_nodes(&mut self) {
+        (0..self.nodes.len()).for_each(|index| self.kill(Process::Node(index), 0));
+    }
+
     fn start_manager_later(&mut self, index: usize, away: Nanos) {
         let incarnation = self.managers.members[index].incarnation;
         self.queue.push(self.now + away, Event::ManagerStart { manager: index, incarnation });
