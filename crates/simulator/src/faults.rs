@@ -55,6 +55,15 @@ pub(crate) enum Kind {
     Rot,
     /// A node comes back with an empty disk.
     Wipe,
+    /// A node comes back with its disk as it was before an earlier start.
+    RollBack,
+}
+
+impl Kind {
+    /// Whether a node comes back without what it had: then others have to have it, and there must be a place for it.
+    pub(crate) fn loses_disks(self) -> bool {
+        matches!(self, Kind::Wipe | Kind::RollBack)
+    }
 }
 
 /// A fault that ends.
@@ -184,6 +193,7 @@ impl World {
                 self.rot();
             }
             Kind::Wipe => self.wipe(node, time),
+            Kind::RollBack => self.roll_back(node, time),
         }
     }
 

@@ -53,7 +53,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 11] = [
+const FAMILIES: [(&str, &[Kind]); 12] = [
     ("calm", &[]),
     (
         "network",
@@ -127,6 +127,21 @@ const FAMILIES: [(&str, &[Kind]); 11] = [
             Kind::BreakConnections,
         ],
     ),
+    (
+        "rollbacks",
+        &[
+            Kind::RollBack,
+            Kind::RollBack,
+            Kind::RollBack,
+            Kind::KillNode,
+            Kind::KillNode,
+            Kind::PowerNode,
+            Kind::Reconfigure,
+            Kind::TakeOver,
+            Kind::KillManager,
+            Kind::BreakConnections,
+        ],
+    ),
     ("rot", &[Kind::Rot, Kind::Rot, Kind::BreakConnections, Kind::KillGateway, Kind::TakeOver]),
 ];
 
@@ -154,7 +169,7 @@ impl Scenario {
             },
         };
         let replicas = match name {
-            "rot" | "wipes" => vec![3, 3, 5],
+            "rot" | "wipes" | "rollbacks" => vec![3, 3, 5],
             _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
         };
         Ok(Self { name: name.into(), replicas, weights })
@@ -178,7 +193,7 @@ impl Scenario {
 
     /// Nodes beyond those that are needed: where copies that are lost can be made anew.
     pub(crate) fn spares(&self) -> usize {
-        usize::from(self.weights.iter().any(|(kind, _)| *kind == Kind::Wipe))
+        usize::from(self.weights.iter().any(|(kind, _)| kind.loses_disks()))
     }
 
     /// Its name.

@@ -10,6 +10,7 @@ mod nbd_client;
 mod network;
 mod node;
 mod power;
+mod rolled_back;
 mod rot;
 
 pub(crate) use client::{Client, Workload};
@@ -24,7 +25,7 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use bytes::Bytes;
 use gateway::GatewayProcess;
-use lost::LostDisks;
+use lost::{LOOK_AGAIN, LostDisks};
 use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
 use quoin_cluster_manager::member::{Answer, OutboundMessage};
@@ -198,6 +199,12 @@ impl World {
     pub(crate) fn fail(&mut self, problem: impl Into<String>) {
         if self.problem.is_none() {
             self.problem = Some(problem.into());
+        }
+    }
+
+    fn fail_if(&mut self, result: Result<(), String>) {
+        if let Err(problem) = result {
+            self.fail(problem);
         }
     }
 
