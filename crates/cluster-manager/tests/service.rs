@@ -196,6 +196,21 @@ async fn disks_that_lost_or_repeat_their_past_are_refused() {
     register(&managers, &again).await.unwrap();
     let clone = v1::RegisterNodeRequest { instance: vec![99; 16], ..again };
     assert_eq!(register(&managers, &clone).await.unwrap_err().code(), Code::FailedPrecondition);
+    // Whoever asks before its start is told the same, and asking changes nothing.
+    let mine = vec![1; 8];
+    let asks = |start_count, last_mark: &[u8]| v1::RegisterNodeRequest {
+        asks: true,
+        last_mark: last_mark.to_vec(),
+        ..registration(&cluster_id, "node-1", 1, start_count)
+    };
+    for _ in 0..2 {
+        register(&managers, &asks(2, &mine)).await.unwrap();
+        let rolled_back = register(&managers, &asks(1, &mine)).await.unwrap_err();
+        assert!(rolled_back.message().contains("rolled back or cloned"), "{}", rolled_back.message());
+        let cloned = register(&managers, &asks(2, &[99; 8])).await.unwrap_err();
+        assert!(cloned.message().contains("by another copy of it"), "{}", cloned.message());
+    }
+    assert_eq!(register(&managers, &asks(2, &[1])).await.unwrap_err().code(), Code::InvalidArgument);
     let wiped = registration(&cluster_id, "node-1", 7, 1);
     let refused = register(&managers, &wiped).await.unwrap_err();
     assert!(refused.message().contains("hint: bring the old disk back"), "{}", refused.message());

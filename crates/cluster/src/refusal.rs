@@ -94,6 +94,18 @@ pub enum Refusal {
         /// What is known.
         known: u64,
     },
+    /// One of several copies of a disk, of which another one was started (rule C2).
+    #[error(
+        "start {start_count} of disk {disk} of node `{name}` was made by another copy of it: it was cloned"
+    )]
+    DiskCloned {
+        /// The node.
+        name: String,
+        /// The disk.
+        disk: DiskId,
+        /// The start that both say was theirs.
+        start_count: u64,
+    },
     /// Another disk under a name whose own disk holds replicas (rule C2).
     #[error("node `{name}` came with disk {disk}, but {replicas} replicas are on its disk {known}")]
     DiskReplaced {
@@ -259,7 +271,7 @@ impl Refusal {
             Refusal::OtherCluster { .. } => {
                 "point the node at its own cluster's managers, or wipe the disk to use it here"
             }
-            Refusal::StartCountNotAbove { .. } => {
+            Refusal::StartCountNotAbove { .. } | Refusal::DiskCloned { .. } => {
                 "use the original disk as it is; a restored or copied disk must be wiped before it is used"
             }
             Refusal::DiskReplaced { .. } => {

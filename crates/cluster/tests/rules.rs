@@ -2,9 +2,10 @@
 
 mod support;
 
+use quoin_cluster::apply::check_next_start;
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
-use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId};
+use quoin_types::{DiskId, Durability, Epoch, GatewayId, InstanceId, NodeId, ReplicaId, StartMark};
 use support::{candidates, initialised, initialised_with, node, report_of, settle};
 
 fn create(state: &mut State, name: &str, replicas: u32) {
@@ -189,6 +190,46 @@ fn watchers_of_a_member_that_came_by_a_snapshot_are_told_that_nothing_is_left() 
     assert_ne!(caught_up.gateway_revision(&gateway), empty.gateway_revision(&gateway));
     let idle = state.nodes().keys().find(|id| state.replica_count_on(**id) == 0).unwrap();
     assert_ne!(caught_up.node_revision(*idle), empty.node_revision(*idle));
+}
+
+/// C2: what a disk says before it starts. Nothing is recorded by the question, so who is refused is refused for ever, and who crashes
+/// between the answer and its start, or after it, is not locked out.
+#[test]
+fn a_disk_is_judged_before_it_starts() {
+    let mut state = initialised();
+    let by =
+        |number: u8, count| RegisterNode { instance: Some(InstanceId([number; 16])), ..node(5, 5, count) };
+    let mark = |number: u8| StartMark([number; 8]);
+    let may = |state: &State, count, last| check_next_start(state, &by(9, count), last);
+    let register = |state: &mut State, node: RegisterNode| apply(state, &Command::RegisterNode(node));
+    assert_eq!(may(&state, 1, StartMark::default()), Ok(()));
+    register(&mut state, by(1, 1)).unwrap();
+    let before = state.revision();
+    // The process is gone before its disk was written to, or after it, once or twice.
+    for count in [2, 2, 3, 4] {
+        let last = if count == 2 { mark(1) } else { mark(8) };
+        assert_eq!(may(&state, count, last), Ok(()));
+    }
+    assert_eq!(state.revision(), before);
+    register(&mut state, by(2, 4)).unwrap();
+    // Rolled back to before that start.
+    for _ in 0..3 {
+        for count in 1..=4 {
+            assert!(matches!(may(&state, count, mark(1)), Err(Refusal::StartCountNotAbove { .. })));
+        }
+    }
+    // Of two copies that were both told that they may make start 4, the other one did.
+    assert!(matches!(register(&mut state, by(3, 4)), Err(Refusal::StartCountNotAbove { .. })));
+    assert!(matches!(may(&state, 5, mark(3)), Err(Refusal::DiskCloned { start_count: 4, .. })));
+    assert_eq!(may(&state, 5, mark(2)), Ok(()));
+    // A disk of before marks were kept, or whose record of starts is damaged.
+    assert_eq!(may(&state, 5, StartMark::default()), Ok(()));
+    let other_disk = RegisterNode { disk: DiskId([7; 16]), ..node(1, 1, 1) };
+    assert_eq!(check_next_start(&state, &other_disk, StartMark::default()), Ok(()));
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    let refused = check_next_start(&state, &other_disk, StartMark::default());
+    assert!(matches!(refused, Err(Refusal::DiskReplaced { .. })));
 }
 
 #[test]

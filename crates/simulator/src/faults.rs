@@ -59,6 +59,15 @@ pub(crate) enum Kind {
     Wipe,
     /// What strikes when a moment comes (`moments.rs`).
     AtMoment,
+    /// A node comes back with its disk as it was before an earlier start.
+    RollBack,
+}
+
+impl Kind {
+    /// Whether a node comes back without what it had: then others have to have it, and there must be a place for it.
+    pub(crate) fn loses_disks(self) -> bool {
+        matches!(self, Kind::Wipe | Kind::RollBack)
+    }
 }
 
 /// A fault that ends.
@@ -193,10 +202,11 @@ impl World {
             Kind::Resize => self.resize(),
             Kind::Rot => {
                 self.rot();
-            Kind::CutManager => self.cut_manager(manager, time),
             }
+            Kind::CutManager => self.cut_manager(manager, time),
             Kind::Wipe => self.wipe(node, time),
             Kind::AtMoment => self.begin_plot(),
+            Kind::RollBack => self.roll_back(node, time),
         }
     }
 

@@ -133,6 +133,21 @@ const FAMILIES: [(&str, &[Kind]); 12] = [
         ],
     ),
     (
+        "rollbacks",
+        &[
+            Kind::RollBack,
+            Kind::RollBack,
+            Kind::RollBack,
+            Kind::KillNode,
+            Kind::KillNode,
+            Kind::PowerNode,
+            Kind::Reconfigure,
+            Kind::TakeOver,
+            Kind::KillManager,
+            Kind::BreakConnections,
+        ],
+    ),
+    (
         "rot",
         &[
             Kind::Rot,
@@ -191,7 +206,7 @@ impl Scenario {
             },
         };
         let replicas = match name {
-            "rot" | "wipes" => vec![3, 3, 5],
+            "rot" | "wipes" | "rollbacks" => vec![3, 3, 5],
             _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
         };
         Ok(Self { name: name.into(), replicas, weights })
@@ -215,7 +230,7 @@ impl Scenario {
 
     /// Nodes beyond those that are needed: where copies that are lost can be made anew.
     pub(crate) fn spares(&self) -> usize {
-        usize::from(self.weights.iter().any(|(kind, _)| *kind == Kind::Wipe) || self.name == MOMENTS)
+        usize::from(self.weights.iter().any(|(kind, _)| kind.loses_disks()) || self.name == MOMENTS)
     }
 
     /// How many times as long clients wait between their requests.

@@ -10,11 +10,11 @@ use crate::place::Placements;
 use crate::pool::Pool;
 use crate::slot_data::SlotData;
 use crate::slots::Slots;
-use crate::{Error, Identity, Opened, Options, Statistics, map, recover};
+use crate::{Error, Identity, Opened, Options, Statistics, Unopened, map, recover};
 use bytes::Bytes;
 use quoin_disk::{Dir, File, Lock, OpenMode};
 use quoin_types::collections::HashMap;
-use quoin_types::{BootId, ClusterId, EXTENT_BYTES};
+use quoin_types::{BootId, ClusterId, EXTENT_BYTES, StartMark};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -87,14 +87,20 @@ impl Engine {
     }
 
     /// Opens a disk: takes the directory, raises the start counter, replays the journal and checks every map entry.
-    /// `boot` is that of the running kernel. With a `cluster`, a disk of another one is refused.
+    /// `boot` is that of the running kernel. With a `cluster`, a disk of another one is refused. Who must be asked before
+    /// the disk may start (rule C2) takes the two steps of it by themselves: [`Engine::look_at`] and [`Unopened::open`].
     pub fn open(
         dir: Arc<dyn Dir>,
         cluster: Option<ClusterId>,
         boot: BootId,
         options: Options,
     ) -> Result<(Engine, Opened), Error> {
-        options.validate()?;
+        Engine::look_at(dir, cluster)?.open(boot, options, StartMark::default())
+    }
+
+    /// Takes the directory and reads who the disk is and how often it was started. Nothing is written: dropped, the disk is what
+    /// it was.
+    pub fn look_at(dir: Arc<dyn Dir>, cluster: Option<ClusterId>) -> Result<Unopened, Error> {
         let lock = lock(&*dir)?;
         let identity = read_identity(&*dir)?;
         if let Some(expected) = cluster.filter(|cluster| *cluster != identity.cluster) {
@@ -102,15 +108,26 @@ impl Engine {
         }
         let salt = Salt::of_disk(identity.disk);
         let checkpoint = recover::load_checkpoint(&*dir, salt)?;
+        let starts = Starts::latest(&read_whole(&*dir, starts::NAME)?.unwrap_or_default(), salt)?;
+        Ok(Unopened { lock, dir, identity, salt, checkpoint, starts })
+    }
+
+    /// Raises the start counter and opens what was looked at.
+    pub(crate) fn start(
+        unopened: Unopened,
+        boot: BootId,
+        options: Options,
+        mark: StartMark,
+    ) -> Result<(Engine, Opened), Error> {
+        options.validate()?;
+        let count = unopened.next_start_count();
+        let Unopened { lock, dir, identity, salt, checkpoint, starts: last } = unopened;
         let file = |name| dir.open(name, OpenMode::Existing).map_err(Error::io(name));
         let starts_file = file(starts::NAME)?;
-        let last = Starts::latest(&read_whole(&*dir, starts::NAME)?.unwrap_or_default(), salt)?;
-        // Above the checkpoint's too: should the later record of starts be lost, no incarnation comes twice (E4).
-        let count = last.count.max(checkpoint.incarnation) + 1;
         // A2: the former boot stays on record until the caller has noted what its end means.
         let power_was_lost = !last.clean && last.boot != boot;
         let recorded = if power_was_lost { last.boot } else { boot };
-        let starts = Starts { sequence: last.sequence + 1, count, boot: recorded, clean: false };
+        let starts = Starts { sequence: last.sequence + 1, count, boot: recorded, clean: false, mark };
         write_starts(&*starts_file, &starts, salt)?;
         let mut opened =
             Opened { start_count: count, crashed: !last.clean, power_was_lost, ..Opened::default() };

@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation, OsDir};
-use quoin_store::{Engine, Error, Lsn, Options, ReadOutcome, View};
-use quoin_types::{BootId, ClusterId, ExtentIndex, ReplicaId, Seq};
+use quoin_store::{Engine, Error, LastStart, Lsn, Options, ReadOutcome, View};
+use quoin_types::{BootId, ClusterId, DiskId, ExtentIndex, ReplicaId, Seq, StartMark};
 use std::sync::Arc;
 
 fn disk(extents: u64) -> (MemDir, Engine) {
@@ -135,6 +135,41 @@ fn starts_are_counted_and_told_apart() {
     let (engine, opened) = open(&dir, 3);
     assert_eq!((opened.start_count, opened.crashed, opened.power_was_lost), (6, false, false));
     assert_eq!(engine.start_count(), 6);
+}
+
+/// C2: a disk that its managers refuse is as it was, however often it is tried.
+#[test]
+fn a_disk_that_is_only_looked_at_is_not_changed() {
+    let dir = MemDir::new();
+    format(&dir, 8);
+    let look = |dir: &MemDir| Engine::look_at(Arc::new(dir.clone()), Some(CLUSTER)).unwrap();
+    let content = |dir: &MemDir| -> Vec<Vec<u8>> {
+        dir.list().unwrap().iter().map(|name| bytes_of(dir, name)).collect()
+    };
+    assert_eq!(look(&dir).last_start(), LastStart { count: 0, mark: StartMark::default() });
+    let mark = StartMark([5; 8]);
+    let (mut engine, opened) = look(&dir).open(BootId([1; 16]), options(), mark).unwrap();
+    assert_eq!(opened.start_count, 1);
+    engine.create_replica(ONE, EXTENT, Bytes::new()).unwrap();
+    write(&mut engine, ONE, 1, 0, &[1]).unwrap();
+    sync(&mut engine);
+    assert!(matches!(Engine::look_at(Arc::new(dir.clone()), None), Err(Error::Locked)));
+    drop(engine);
+    let before = content(&dir);
+    for _ in 0..3 {
+        let unopened = look(&dir);
+        assert_eq!(unopened.last_start(), LastStart { count: 1, mark });
+        assert_eq!((unopened.next_start_count(), unopened.identity().disk), (2, DiskId([9; 16])));
+    }
+    assert!(content(&dir) == before, "looking at a disk has changed it");
+    // The later record of starts is damaged: the checkpoint has the count, and nobody knows whose start it was.
+    let image = dir.process_crash();
+    damage(&image, "starts", 4096 + 30);
+    assert_eq!(look(&image).last_start(), LastStart { count: 1, mark: StartMark::default() });
+    let (engine, opened) = look(&dir).open(BootId([1; 16]), options(), StartMark([6; 8])).unwrap();
+    assert_eq!((opened.start_count, opened.crashed), (2, true));
+    engine.shutdown().unwrap();
+    assert_eq!(look(&dir).last_start(), LastStart { count: 2, mark: StartMark([6; 8]) });
 }
 
 /// After a failed write or sync nothing is accepted, and no later sync makes up for it.

@@ -96,6 +96,26 @@ random_id!(
     BootId
 );
 
+/// The first bytes of a process's [`InstanceId`], which it writes on the disk that it opens: they tell its start from the start
+/// of a copy of that disk, with the same number (rule C2). All zero: nobody has said.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct StartMark(pub [u8; 8]);
+
+impl StartMark {
+    /// Whether two starts of one number may be one start: they are not if both are told, and differ.
+    pub fn may_be(self, other: Self) -> bool {
+        self == other || self == Self::default() || other == Self::default()
+    }
+}
+
+impl From<InstanceId> for StartMark {
+    fn from(instance: InstanceId) -> Self {
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&instance.0[..8]);
+        Self(mark)
+    }
+}
+
 /// A gateway, by the name its operator gave it. At most 63 bytes: letters, digits, `-`, `.`, `_`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct GatewayId(pub String);

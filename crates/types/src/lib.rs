@@ -16,7 +16,7 @@ pub mod time;
 pub use durability::Durability;
 pub use id::{
     BootId, ClusterId, DiskId, GatewayId, InstanceId, NodeId, ReplicaId, SegmentId, SessionId, SnapshotId,
-    VolumeId,
+    StartMark, VolumeId,
 };
 pub use limits::{BLOCK_BYTES, BLOCKS_PER_EXTENT, EXTENT_BYTES};
 pub use number::{BlockIndex, Epoch, ExtentIndex, Generation, Seq, Version};

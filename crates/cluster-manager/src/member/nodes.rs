@@ -4,11 +4,11 @@ use super::request::{Refused, Reply};
 use super::step::{Context, Point, Step, Until, other_request};
 use crate::live::NodeReport;
 use quoin_api::v1;
-use quoin_cluster::apply::check_unformatted_disk;
+use quoin_cluster::apply::{check_next_start, check_unformatted_disk};
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::rules::check_member_name;
 use quoin_cluster::{Command, Node, Outcome, Refusal, RefusalKind};
-use quoin_types::{ClusterId, DiskId, InstanceId, NodeId, ReplicaId};
+use quoin_types::{ClusterId, DiskId, InstanceId, NodeId, ReplicaId, StartMark};
 
 pub(super) fn register(
     asked: &v1::RegisterNodeRequest,
@@ -51,6 +51,10 @@ fn try_register(
     }
     given.ok_or_else(|| Refused::invalid("a formatted disk names its cluster"))?;
     let node = register_command(asked, this)?;
+    if asked.asks {
+        check_next_start(cx.state, &node, start_mark(&asked.last_mark)?)?;
+        return Ok(Step::Answer(reply(this, NodeId(0))));
+    }
     let known = cx.state.node_named(&node.name).filter(|known| is_same(known, &node)).map(|known| known.id);
     match known {
         Some(id) => registered(asked, id, cx),
@@ -166,6 +170,15 @@ pub(super) fn report_replicas(
 
 fn disk_id(bytes: &[u8]) -> Result<DiskId, Refused> {
     DiskId::from_slice(bytes).ok_or_else(|| Refused::invalid("a disk's id has 16 bytes"))
+}
+
+/// What a disk says of its last start.
+fn start_mark(bytes: &[u8]) -> Result<StartMark, Refused> {
+    if bytes.is_empty() {
+        return Ok(StartMark::default());
+    }
+    let mark = bytes.try_into().map_err(|_| Refused::invalid("the mark of a start has 8 bytes"))?;
+    Ok(StartMark(mark))
 }
 
 /// The id of a process, as it says it.

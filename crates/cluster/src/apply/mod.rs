@@ -11,7 +11,7 @@ mod snapshots;
 mod volumes;
 
 pub use managers::{put_manager, remove_manager};
-pub use nodes::check_unformatted_disk;
+pub use nodes::{check_next_start, check_unformatted_disk};
 
 use crate::command::{Command, Outcome, Proposal};
 use crate::refusal::Refusal;

@@ -6,7 +6,7 @@ use crate::refusal::Refusal;
 use crate::rules;
 use crate::segment::{Replica, ReplicaState, Segment};
 use crate::state::{Node, State};
-use quoin_types::{DiskId, NodeId, ReplicaId, ReplicaRole, VolumeId};
+use quoin_types::{DiskId, NodeId, ReplicaId, ReplicaRole, StartMark, VolumeId};
 use std::collections::BTreeSet;
 
 /// Whether a node of this name may come with a disk that is not formatted yet: not while its known disk holds replicas
@@ -17,6 +17,27 @@ pub fn check_unformatted_disk(state: &State, name: &str) -> Result<(), Refusal> 
         Some(node) => check_old_disk_is_free(state, node, "that is not formatted"),
         None => Ok(()),
     }
+}
+
+/// Whether a node's disk may make the start that is asked for (rule C2). Asked before anything on the disk is changed, so that one
+/// that is refused stays what it is, and is refused for ever; the registration that follows the start decides.
+/// `last_mark` is that of the disk's last start: if its number is the one known here, it must have been that very start.
+pub fn check_next_start(state: &State, asked: &RegisterNode, last_mark: StartMark) -> Result<(), Refusal> {
+    check_asked(state, asked)?;
+    let known = state.node_named(&asked.name);
+    check_disk(state, asked, known)?;
+    let Some(node) = known.filter(|node| node.disk == asked.disk) else { return Ok(()) };
+    // Whoever has made it already has no question.
+    check_start_is_new(asked, node)?;
+    let known_mark = node.instance.map_or(StartMark::default(), StartMark::from);
+    if asked.start_count == node.start_count + 1 && !known_mark.may_be(last_mark) {
+        return Err(Refusal::DiskCloned {
+            name: node.name.clone(),
+            disk: node.disk,
+            start_count: node.start_count,
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn register(state: &mut State, asked: &RegisterNode) -> Result<Outcome, Refusal> {
@@ -74,7 +95,11 @@ fn check_disk(state: &State, asked: &RegisterNode, known: Option<&Node>) -> Resu
 fn check_start(asked: &RegisterNode, node: &Node) -> Result<(), Refusal> {
     let again =
         asked.start_count == node.start_count && asked.instance.is_some() && asked.instance == node.instance;
-    if asked.start_count > node.start_count || again {
+    if again { Ok(()) } else { check_start_is_new(asked, node) }
+}
+
+fn check_start_is_new(asked: &RegisterNode, node: &Node) -> Result<(), Refusal> {
+    if asked.start_count > node.start_count {
         return Ok(());
     }
     Err(Refusal::StartCountNotAbove {

@@ -9,6 +9,7 @@ mod linearizable;
 mod no_amnesia;
 mod no_space_leak;
 mod replicas_converge;
+pub(crate) mod rolled_back_disks_stay_out;
 mod single_writer;
 
 pub(crate) use bounded_memory::check as bounded_memory;

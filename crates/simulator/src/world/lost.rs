@@ -9,7 +9,7 @@ use quoin_cluster_manager::member::Request;
 use quoin_types::DiskId;
 
 /// How often the operator looks after a node whose disk is lost.
-const LOOK_AGAIN: Nanos = 300 * MILLISECOND;
+pub(super) const LOOK_AGAIN: Nanos = 300 * MILLISECOND;
 
 impl World {
     /// The node's process ends, and comes back under its old name with an empty disk: unless a segment could not be
@@ -37,6 +37,8 @@ impl World {
         let node = self.nodes[index].id();
         let is_here = |replica: &Replica| replica.node == node && self.lost_disks.contains(&replica.disk);
         let lacks = |segment: &Segment| segment.change.is_none() && segment.voters().any(is_here);
+        // A learner dies with its disk, and the change with it: nobody relies on it.
+        let is_free = !volume.usable_segments().iter().any(|segment| segment.voters().any(is_here));
         let lacking: Vec<u32> = (0..)
             .zip(volume.usable_segments())
             .filter(|(_, segment)| lacks(segment))
@@ -50,11 +52,14 @@ impl World {
                 to: String::new(),
             }));
         }
+        if is_free {
+            self.wipe_restored(index);
+        }
     }
 
     /// Whether, without this disk and those that are lost already, a majority is left of each segment's voters, of the present
     /// ones and of the next, and there is a node to make another copy on.
-    fn may_lose_disk(&self, index: usize) -> bool {
+    pub(super) fn may_lose_disk(&self, index: usize) -> bool {
         let (Some(volume), Some(disk)) = (self.managers.volume(), self.nodes[index].disk_id) else {
             return false;
         };

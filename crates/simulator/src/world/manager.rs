@@ -4,7 +4,6 @@ use super::gateway::EXPORT;
 use super::network::Machine;
 use super::{Event, Process, World};
 use crate::clock::Clock;
-use crate::faults::Kind;
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use quoin_api::v1;
@@ -474,7 +473,7 @@ impl World {
         let random = &mut self.managers.random;
         let volume_name = EXPORT.to_owned();
         // While copies are lost, which ones may go is not for chance to say: only as many come as go.
-        let count_stays = self.setup.faults.contains(&Kind::Wipe);
+        let count_stays = self.setup.faults.iter().any(|kind| kind.loses_disks());
         let request = match random.below(5) {
             0 => Request::AbortChange(v1::AbortChangeRequest { volume: volume_name }),
             1 | 2 if !count_stays => {

@@ -12,6 +12,7 @@ mod network;
 mod node;
 mod plot;
 mod power;
+mod rolled_back;
 mod rot;
 
 pub(crate) use client::{Client, Workload};
@@ -26,7 +27,7 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use bytes::Bytes;
 use gateway::GatewayProcess;
-use lost::LostDisks;
+use lost::{LOOK_AGAIN, LostDisks};
 use manager::{MEMBERS, Managers, Told};
 use network::{ConnId, Network};
 use plot::Plot;
@@ -217,6 +218,12 @@ impl World {
     pub(crate) fn fail(&mut self, problem: impl Into<String>) {
         if self.problem.is_none() {
             self.problem = Some(problem.into());
+        }
+    }
+
+    fn fail_if(&mut self, result: Result<(), String>) {
+        if let Err(problem) = result {
+            self.fail(problem);
         }
     }
 

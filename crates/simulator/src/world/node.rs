@@ -3,6 +3,7 @@
 use super::glue::{Inbox, Outbox, brief, frame};
 use super::manager::{HEARTBEAT, is_refused, reply};
 use super::network::{CALLED, CALLER, ConnId};
+use super::rolled_back::Past;
 use super::{Event, Machine, Process, World};
 use crate::clock::Clock;
 use crate::disk::SimDisk;
@@ -16,8 +17,9 @@ use quoin_storage_node::node as storage;
 use quoin_storage_node::node::{Fatal, Limits, Node, NodeIdentity, PullId, ReadJob};
 use quoin_store::{
     ApplyJob, CheckpointJob, Engine, Identity, Opened, Options, PlaceJob, ScrubJob, SyncDone, SyncJob,
+    Unopened,
 };
-use quoin_types::{BootId, ClusterId, DiskId, InstanceId, Moment, NodeId, ReplicaId, SessionId};
+use quoin_types::{BootId, ClusterId, DiskId, InstanceId, Moment, NodeId, ReplicaId, SessionId, StartMark};
 use quoin_wire::{Hello, Message, Source, Speaker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +73,8 @@ struct PullConn {
 /// What ends with the process.
 #[derive(Default)]
 struct Volatile {
+    /// The disk is looked at, and the managers have not said yet that it may start.
+    unopened: Option<Unopened>,
     /// The disk is open, and the managers have not accepted this start yet.
     opened: Option<(Engine, Opened)>,
     sessions: BTreeMap<SessionId, ConnId>,
@@ -84,6 +88,13 @@ struct Volatile {
     dropped: Vec<ReplicaId>,
 }
 
+impl Volatile {
+    /// Whether no start is under way.
+    fn is_idle(&self) -> bool {
+        self.unopened.is_none() && self.opened.is_none()
+    }
+}
+
 /// One storage node.
 pub(crate) struct NodeProcess {
     pub(crate) index: usize,
@@ -92,6 +103,7 @@ pub(crate) struct NodeProcess {
     pub(crate) disk: SimDisk,
     /// The disk's identity, once it is formatted.
     pub(super) disk_id: Option<DiskId>,
+    pub(super) past: Past,
     capacity_bytes: u64,
     clock: Clock,
     pub(crate) node: Option<Node>,
@@ -120,6 +132,7 @@ impl NodeProcess {
             machine: index,
             disk: SimDisk::new(Random::new(random.next()), setup.uncached_permille),
             disk_id: None,
+            past: Past::default(),
             capacity_bytes: setup.capacity_bytes,
             clock: Clock::random(random),
             node: None,
@@ -150,7 +163,7 @@ impl NodeProcess {
 impl World {
     pub(super) fn start_node(&mut self, index: usize, incarnation: u64) {
         let process = &mut self.nodes[index];
-        let idle = process.node.is_none() && process.volatile.opened.is_none();
+        let idle = process.node.is_none() && process.volatile.is_idle();
         if process.incarnation != incarnation || !idle || process.held {
             return;
         }
@@ -158,11 +171,10 @@ impl World {
         if !self.machine_is_up(machine) {
             return;
         }
-        let boot = self.boot_of(machine);
         let process = &mut self.nodes[index];
         process.instance = InstanceId(self.id_random.bytes_16());
-        match Engine::open(Arc::new(process.disk.clone()), None, boot, OPTIONS) {
-            Ok(opened) => process.volatile.opened = Some(opened),
+        match Engine::look_at(Arc::new(process.disk.clone()), None) {
+            Ok(unopened) => process.volatile.unopened = Some(unopened),
             Err(quoin_store::Error::NotFormatted) => {}
             Err(quoin_store::Error::Io { .. }) => return self.restart_node_later(index),
             Err(error) => return self.fail(format!("node {index} cannot open its disk: {error}")),
@@ -170,7 +182,7 @@ impl World {
         self.register_node(index, incarnation);
     }
 
-    /// Asks the managers to accept this start (rule C2), again and again until they answer.
+    /// Asks the managers whether the disk may start, and then to accept its start (rule C2), again and again until they answer.
     pub(super) fn register_node(&mut self, index: usize, incarnation: u64) {
         let process = &self.nodes[index];
         if process.incarnation != incarnation {
@@ -190,6 +202,12 @@ impl World {
             registration.cluster_id = engine.identity().cluster.as_bytes().to_vec();
             registration.disk = engine.identity().disk.as_bytes().to_vec();
             registration.start_count = engine.start_count();
+        } else if let Some(unopened) = &process.volatile.unopened {
+            registration.cluster_id = unopened.identity().cluster.as_bytes().to_vec();
+            registration.disk = unopened.identity().disk.as_bytes().to_vec();
+            registration.start_count = unopened.next_start_count();
+            registration.asks = true;
+            registration.last_mark = unopened.last_start().mark.0.to_vec();
         }
         self.call_manager(Process::Node(index), Request::RegisterNode(registration));
     }
@@ -202,6 +220,7 @@ impl World {
                 let Some(Reply::RegisterNode(reply)) = reply(answer) else { return };
                 match ClusterId::from_slice(&reply.cluster_id) {
                     Some(cluster) if asked.disk.is_empty() => self.node_may_format(index, cluster),
+                    _ if asked.asks => self.node_may_start(index),
                     _ => self.node_registered(index, NodeId(reply.node)),
                 }
             }
@@ -245,7 +264,7 @@ impl World {
     pub(super) fn node_may_format(&mut self, index: usize, cluster: ClusterId) {
         let disk = DiskId(self.id_random.bytes_16());
         let process = &mut self.nodes[index];
-        if process.node.is_some() || process.volatile.opened.is_some() {
+        if process.node.is_some() || !process.volatile.is_idle() {
             return;
         }
         let identity = Identity { cluster, disk, capacity_bytes: process.capacity_bytes };
@@ -253,11 +272,23 @@ impl World {
             return self.restart_node_later(index);
         }
         process.disk_id = Some(disk);
+        match Engine::look_at(Arc::new(process.disk.clone()), None) {
+            Ok(unopened) => process.volatile.unopened = Some(unopened),
+            Err(_) => return self.restart_node_later(index),
+        }
+        let incarnation = self.nodes[index].incarnation;
+        self.register_node(index, incarnation);
+    }
+
+    /// The managers have not refused the disk's next start: it is made, and they are asked to accept it.
+    fn node_may_start(&mut self, index: usize) {
         let boot = self.boot_of(self.nodes[index].machine);
         let process = &mut self.nodes[index];
-        match Engine::open(Arc::new(process.disk.clone()), None, boot, OPTIONS) {
+        let Some(unopened) = process.volatile.unopened.take() else { return };
+        match unopened.open(boot, OPTIONS, StartMark::from(process.instance)) {
             Ok(opened) => process.volatile.opened = Some(opened),
-            Err(_) => return self.restart_node_later(index),
+            Err(quoin_store::Error::Io { .. }) => return self.restart_node_later(index),
+            Err(error) => return self.fail(format!("node {index} cannot open its disk: {error}")),
         }
         let incarnation = self.nodes[index].incarnation;
         self.register_node(index, incarnation);
@@ -267,6 +298,7 @@ impl World {
     pub(super) fn node_refused(&mut self, index: usize) {
         self.nodes[index].refused = true;
         self.end_node(index);
+        self.judge_refused(index);
         self.restart_node_later(index);
     }
 
@@ -279,6 +311,7 @@ impl World {
         let identity = NodeIdentity { cluster: own.cluster, node: id, disk: own.disk, boot };
         process.id = id;
         process.refused = false;
+        let disk = own.disk;
         let limits = Limits {
             resync_bytes_per_second: self.setup.resync_bytes_per_second,
             scrub_bytes_per_second: self.setup.scrub_bytes_per_second,
@@ -291,6 +324,7 @@ impl World {
                 return self.restart_node_later(index);
             }
         }
+        self.judge_accepted(disk);
         self.watch(Process::Node(index));
         let incarnation = self.nodes[index].incarnation;
         self.queue.push(self.now, Event::Heartbeat { who: Process::Node(index), incarnation });

@@ -7,8 +7,8 @@ use quoin_api::client::{Managers, is_unreachable};
 use quoin_api::v1::{RegisterNodeReply, RegisterNodeRequest};
 use quoin_disk::{OsDir, clock};
 use quoin_replication::Timing;
-use quoin_store::{Engine, Identity, Opened, Options};
-use quoin_types::{BootId, ClusterId, DiskId, NodeId};
+use quoin_store::{Engine, Identity, Options, Unopened};
+use quoin_types::{ClusterId, DiskId, InstanceId, NodeId, StartMark};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -22,8 +22,9 @@ pub(super) struct Started {
     pub(super) registration: RegisterNodeRequest,
 }
 
-/// Opens the disk, formatting an empty one for the cluster, and registers with the cluster manager (rule C2: nothing is
-/// served before the start count is known to be above the last one).
+/// Opens the disk, formatting an empty one for the cluster, and registers with the cluster manager. Rule C2: nothing is served
+/// before the start count is known to be above the last one, and nothing on the disk changes before the managers have said
+/// that it may start: one that is refused does not climb.
 pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Started, RunError> {
     let managers = Managers::new(&config.managers)?;
     let boot = clock::boot_id().map_err(RunError::io("cannot read the kernel's boot id"))?;
@@ -32,19 +33,25 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
     let dir = OsDir::open(&config.data_dir)
         .map_err(RunError::io(format!("cannot open {}", config.data_dir.display())))?;
     let dir: Arc<dyn quoin_disk::Dir> = Arc::new(dir);
-    let mut registration = registration(config, listener)?;
-    let (engine, opened) = match open(config, &dir, boot) {
+    let instance = InstanceId(random_id()?);
+    let mut registration = registration(config, listener, instance)?;
+    let unopened = match Engine::look_at(dir.clone(), None) {
         Err(quoin_store::Error::NotFormatted) => {
-            let reply = register(&managers, &registration).await?;
-            let cluster = ClusterId::from_slice(&reply.cluster_id)
-                .ok_or_else(|| RunError::Refused("it did not say which cluster it is".into()))?;
-            let identity = new_identity(config, cluster)?;
-            tracing::info!(%cluster, disk = %identity.disk, capacity = identity.capacity_bytes, "formatting the disk");
-            Engine::format(dir.as_ref(), &identity).map_err(disk_error(config))?;
-            open(config, &dir, boot).map_err(disk_error(config))?
+            format(config, &managers, &registration, dir.as_ref()).await?;
+            Engine::look_at(dir, None)
         }
-        opened => opened.map_err(disk_error(config))?,
+        looked_at => looked_at,
     };
+    let unopened = unopened.map_err(disk_error(config))?;
+    describe(&mut registration, &unopened);
+    register(&managers, &registration).await?;
+    let options = Options {
+        journal_file_bytes: config.journal_file_bytes,
+        journal_files: config.journal_files,
+        ..Options::default()
+    };
+    let (engine, opened) =
+        unopened.open(boot, options, StartMark::from(instance)).map_err(disk_error(config))?;
     tracing::info!(
         start = opened.start_count,
         power_was_lost = opened.power_was_lost,
@@ -52,12 +59,10 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
         replayed = opened.replayed_records,
         "the disk is open"
     );
-    let identity = engine.identity();
-    registration.cluster_id = identity.cluster.as_bytes().to_vec();
-    registration.disk = identity.disk.as_bytes().to_vec();
-    registration.start_count = opened.start_count;
-    registration.capacity_bytes = identity.capacity_bytes;
+    registration.asks = false;
+    registration.last_mark.clear();
     let reply = register(&managers, &registration).await?;
+    let identity = engine.identity();
     let identity =
         NodeIdentity { cluster: identity.cluster, node: NodeId(reply.node), disk: identity.disk, boot };
     tracing::info!(node = %identity.node, cluster = %identity.cluster, "registered");
@@ -65,17 +70,30 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
     Ok(Started { node, managers, registration })
 }
 
-fn open(
+/// Formats an empty directory for the cluster that the managers are of.
+async fn format(
     config: &Config,
-    dir: &Arc<dyn quoin_disk::Dir>,
-    boot: BootId,
-) -> Result<(Engine, Opened), quoin_store::Error> {
-    let options = Options {
-        journal_file_bytes: config.journal_file_bytes,
-        journal_files: config.journal_files,
-        ..Options::default()
-    };
-    Engine::open(dir.clone(), None, boot, options)
+    managers: &Managers,
+    registration: &RegisterNodeRequest,
+    dir: &dyn quoin_disk::Dir,
+) -> Result<(), RunError> {
+    let reply = register(managers, registration).await?;
+    let cluster = ClusterId::from_slice(&reply.cluster_id)
+        .ok_or_else(|| RunError::Refused("it did not say which cluster it is".into()))?;
+    let identity = new_identity(config, cluster)?;
+    tracing::info!(%cluster, disk = %identity.disk, capacity = identity.capacity_bytes, "formatting the disk");
+    Engine::format(dir, &identity).map_err(disk_error(config))
+}
+
+/// Asks whether this disk may make its next start.
+fn describe(registration: &mut RegisterNodeRequest, unopened: &Unopened) {
+    let identity = unopened.identity();
+    registration.cluster_id = identity.cluster.as_bytes().to_vec();
+    registration.disk = identity.disk.as_bytes().to_vec();
+    registration.capacity_bytes = identity.capacity_bytes;
+    registration.start_count = unopened.next_start_count();
+    registration.asks = true;
+    registration.last_mark = unopened.last_start().mark.0.to_vec();
 }
 
 fn disk_error(config: &Config) -> impl Fn(quoin_store::Error) -> RunError {
@@ -108,8 +126,11 @@ fn free_bytes(config: &Config) -> Result<u64, RunError> {
     Ok(free - free / 10)
 }
 
-fn registration(config: &Config, listener: &TcpListener) -> Result<RegisterNodeRequest, RunError> {
-    let instance = random_id()?;
+fn registration(
+    config: &Config,
+    listener: &TcpListener,
+    instance: InstanceId,
+) -> Result<RegisterNodeRequest, RunError> {
     let listen = listener.local_addr().map_err(RunError::io("the data plane's address"))?;
     Ok(RegisterNodeRequest {
         name: config.name.clone(),
@@ -117,7 +138,7 @@ fn registration(config: &Config, listener: &TcpListener) -> Result<RegisterNodeR
         admin_address: config.admin_listen.to_string(),
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
-        instance: instance.to_vec(),
+        instance: instance.as_bytes().to_vec(),
         ..RegisterNodeRequest::default()
     })
 }

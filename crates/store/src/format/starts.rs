@@ -2,7 +2,7 @@
 
 use super::{BLOCK, COUNT_MAX, FORMAT_VERSION, Salt, check_version};
 use crate::Error;
-use quoin_types::BootId;
+use quoin_types::{BootId, StartMark};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -20,6 +20,8 @@ pub(crate) struct Starts {
     pub(crate) boot: BootId,
     /// Set by a shutdown that finished, cleared by the next start.
     pub(crate) clean: bool,
+    /// Of the process that made the last start (rule C2).
+    pub(crate) mark: StartMark,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -32,7 +34,8 @@ struct Bytes {
     count: U64,
     boot: [u8; 16],
     clean: U32,
-    reserved: [u8; 12],
+    reserved: [u8; 4],
+    mark: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Bytes>() == 64);
@@ -52,7 +55,8 @@ impl Starts {
             count: U64::new(self.count),
             boot: self.boot.0,
             clean: U32::new(u32::from(self.clean)),
-            reserved: [0; 12],
+            reserved: [0; 4],
+            mark: self.mark.0,
         };
         bytes.checksum = U32::new(checksum(&bytes, salt));
         let mut block = bytes.as_bytes().to_vec();
@@ -87,6 +91,7 @@ impl Starts {
             count: bytes.count.get(),
             boot: BootId(bytes.boot),
             clean: bytes.clean.get() != 0,
+            mark: StartMark(bytes.mark),
         }))
     }
 }
