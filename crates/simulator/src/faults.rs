@@ -267,6 +267,16 @@ impl World {
         self.mend_later(Fault::Race, new, 0, time);
     }
 
+    fn cut_manager(&mut self, index: usize, time: Nanos) {
+        let machine = self.managers.members[index].machine;
+        for other in (0..self.managers.members.len()).filter(|other| *other != index) {
+            let other = self.managers.members[other].machine;
+            self.block(machine, other);
+            self.block(other, machine);
+            self.mend_later(Fault::Partition, machine, other, time);
+        }
+    }
+
     pub(crate) fn send_clients_to(&mut self, gateway: usize) {
         let gateway = gateway % self.setup.gateways;
         self.workload.targets.iter_mut().for_each(|target| *target = gateway);
@@ -279,16 +289,6 @@ impl World {
     pub(crate) fn end_fault(&mut self, fault: Fault, a: usize, b: usize) {
         match fault {
             Fault::Partition => {
-    fn cut_manager(&mut self, index: usize, time: Nanos) {
-        let machine = self.managers.members[index].machine;
-        for other in (0..self.managers.members.len()).filter(|other| *other != index) {
-            let other = self.managers.members[other].machine;
-            self.block(machine, other);
-            self.block(other, machine);
-            self.mend_later(Fault::Partition, machine, other, time);
-        }
-    }
-
                 self.unblock(a, b);
                 self.unblock(b, a);
             }
