@@ -47,7 +47,13 @@ impl Segment {
             Request::Replicate { operation, durable } => {
                 match self.room_for(&operation, links) {
                     Credit::Enough => self.replicate(token, operation, durable, now, links),
-                    Credit::Later => return Some(Request::Replicate { operation, durable }),
+                    Credit::Later => {
+                        // W2: memory comes back with what is durable.
+                        if self.log.bytes() > self.config.retained_bytes_max {
+                            self.hasten(links);
+                        }
+                        return Some(Request::Replicate { operation, durable });
+                    }
                     Credit::Full => self.completions.push(Completion::Failed(token, Failure::NoSpace)),
                 }
                 None
