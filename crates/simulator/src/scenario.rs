@@ -13,7 +13,7 @@ pub struct Scenario {
 }
 
 /// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
-const DEFAULT: [(Kind, u64); 27] = [
+const DEFAULT: [(Kind, u64); 26] = [
     (Kind::BreakConnections, 12),
     (Kind::Partition, 8),
     (Kind::OneWayPartition, 6),
@@ -41,7 +41,6 @@ const DEFAULT: [(Kind, u64); 27] = [
     (Kind::Reconfigure, 8),
     (Kind::Snapshot, 6),
     (Kind::Resize, 2),
-    (Kind::AtMoment, 4),
 ];
 
 const POWER: [(Kind, u64); 7] = [
