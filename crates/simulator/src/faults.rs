@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is mended.
 
-use crate::queue::{MILLISECOND, Nanos};
+use crate::queue::{MILLISECOND, Nanos, SECOND};
 use crate::world::{Event, Process, World};
 
 /// A kind of fault.
@@ -55,8 +55,14 @@ pub(crate) enum Kind {
     Resize,
     /// A bit flips on a disk.
     Rot,
+    /// A bit flips in the newest record of a journal, and the process ends before the next one.
+    RotTail,
     /// A node comes back with an empty disk.
     Wipe,
+    /// All clients leave for a while, and their gateway is stopped.
+    Leave,
+    /// A node does not come back before everything is healed.
+    LoseNode,
 }
 
 /// A fault that ends.
@@ -178,15 +184,21 @@ impl World {
             Kind::KillManager => self.kill(Process::Manager(manager), time),
             Kind::PowerManager => self.lose_power(self.managers.members[manager].machine, time),
             Kind::PauseManager => self.pause(Process::Manager(manager), time),
+            Kind::CutManager => self.cut_manager(manager, 4 * time),
             Kind::LoseManager => self.lose_manager(manager, time),
             Kind::Reconfigure => self.reconfigure(),
             Kind::Snapshot => self.snapshot(),
             Kind::Resize => self.resize(),
             Kind::Rot => {
                 self.rot();
-            Kind::CutManager => self.cut_manager(manager, time),
             }
+            Kind::RotTail => self.rot_tail(node, time),
             Kind::Wipe => self.wipe(node, time),
+            Kind::Leave => {
+                let away = time + self.fault_random.below(2 * SECOND);
+                self.leave_volume(away);
+            }
+            Kind::LoseNode => self.lose_node(node),
         }
     }
 
@@ -248,6 +260,17 @@ impl World {
         self.mend_later(Fault::Race, new, 0, time);
     }
 
+    fn cut_manager(&mut self, index: usize, time: Nanos) {
+        self.managers.apart_until = self.now + time;
+        let machine = self.managers.members[index].machine;
+        for other in (0..self.managers.members.len()).filter(|other| *other != index) {
+            let other = self.managers.members[other].machine;
+            self.block(machine, other);
+            self.block(other, machine);
+            self.mend_later(Fault::Partition, machine, other, time);
+        }
+    }
+
     fn send_clients_to(&mut self, gateway: usize) {
         let gateway = gateway % self.setup.gateways;
         self.workload.targets.iter_mut().for_each(|target| *target = gateway);
@@ -260,16 +283,6 @@ impl World {
     pub(crate) fn end_fault(&mut self, fault: Fault, a: usize, b: usize) {
         match fault {
             Fault::Partition => {
-    fn cut_manager(&mut self, index: usize, time: Nanos) {
-        let machine = self.managers.members[index].machine;
-        for other in (0..self.managers.members.len()).filter(|other| *other != index) {
-            let other = self.managers.members[other].machine;
-            self.block(machine, other);
-            self.block(other, machine);
-            self.mend_later(Fault::Partition, machine, other, time);
-        }
-    }
-
                 self.unblock(a, b);
                 self.unblock(b, a);
             }
@@ -312,6 +325,7 @@ impl World {
         for gateway in &mut self.gateways {
             gateway.paused_until = gateway.paused_until.min(self.now);
         }
+        self.find_lost_nodes();
         let target = self.fault_random.index(self.setup.gateways);
         self.send_clients_to(target);
     }

@@ -3,6 +3,7 @@
 mod client;
 mod gateway;
 mod glue;
+mod leave;
 mod lost;
 mod manager;
 mod members;
@@ -11,13 +12,14 @@ mod network;
 mod node;
 mod power;
 mod rot;
+mod rot_tail;
 
 pub(crate) use client::{Client, Workload};
 pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
-use crate::checker::Observer;
-use crate::faults::{Fault, Kind};
+use crate::checker::{Observer, Rotten};
+use crate::faults::Fault;
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
 use crate::setup::Setup;
@@ -167,7 +169,7 @@ impl World {
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
             id_random: Random::split(seed, 6),
-            observer: Observer::new(setup.durability, setup.faults.contains(&Kind::Rot)),
+            observer: Observer::new(setup.durability, Rotten::of(&setup.faults)),
             trace,
             healed: false,
             problem: None,
