@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is mended.
 
-use crate::queue::{MILLISECOND, Nanos};
+use crate::queue::{MILLISECOND, Nanos, SECOND};
 use crate::world::{Event, Process, World};
 
 /// A kind of fault.
@@ -55,8 +55,14 @@ pub(crate) enum Kind {
     Resize,
     /// A bit flips on a disk.
     Rot,
+    /// A bit flips in the newest record of a journal, and the process ends before the next one.
+    RotTail,
     /// A node comes back with an empty disk.
     Wipe,
+    /// All clients leave for a while, and their gateway is stopped.
+    Leave,
+    /// A node does not come back before everything is healed.
+    LoseNode,
     /// What strikes when a moment comes (`moments.rs`).
     AtMoment,
     /// A node comes back with its disk as it was before an earlier start.
@@ -196,6 +202,7 @@ impl World {
             Kind::KillManager => self.kill(Process::Manager(manager), time),
             Kind::PowerManager => self.lose_power(self.managers.members[manager].machine, time),
             Kind::PauseManager => self.pause(Process::Manager(manager), time),
+            Kind::CutManager => self.cut_manager(manager, 4 * time),
             Kind::LoseManager => self.lose_manager(manager, time),
             Kind::Reconfigure => self.reconfigure(),
             Kind::Snapshot => self.snapshot(),
@@ -203,8 +210,14 @@ impl World {
             Kind::Rot => {
                 self.rot();
             }
-            Kind::CutManager => self.cut_manager(manager, time),
+            Kind::CutManager => self.cut_manager(manager, 4 * time),
+            Kind::RotTail => self.rot_tail(node, time),
             Kind::Wipe => self.wipe(node, time),
+            Kind::Leave => {
+                let away = time + self.fault_random.below(2 * SECOND);
+                self.leave_volume(away);
+            }
+            Kind::LoseNode => self.lose_node(node),
             Kind::AtMoment => self.begin_plot(),
             Kind::RollBack => self.roll_back(node, time),
         }
@@ -268,6 +281,7 @@ impl World {
     }
 
     fn cut_manager(&mut self, index: usize, time: Nanos) {
+        self.managers.apart_until = self.now + time;
         let machine = self.managers.members[index].machine;
         for other in (0..self.managers.members.len()).filter(|other| *other != index) {
             let other = self.managers.members[other].machine;
@@ -332,6 +346,7 @@ impl World {
         for gateway in &mut self.gateways {
             gateway.paused_until = gateway.paused_until.min(self.now);
         }
+        self.find_lost_nodes();
         let target = self.fault_random.index(self.setup.gateways);
         self.send_clients_to(target);
     }

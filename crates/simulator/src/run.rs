@@ -111,10 +111,13 @@ fn until(
 /// All clients are connected to the gateway they want, and all its replicas are in sync.
 fn is_well(world: &mut World) -> bool {
     world.clients.iter().all(|client| client.is_connected())
-        && world.nodes.iter().all(|node| node.node.is_some())
-        && in_sync(world)
-        && nothing_pends(world)
+        && is_in_order(world)
         && world.managers.are_complete()
+}
+
+/// All storage nodes are there, and all replicas in sync; and nothing is being done about them.
+pub(crate) fn is_in_order(world: &World) -> bool {
+    world.nodes.iter().all(|node| node.node.is_some()) && in_sync(world) && nothing_pends(world)
 }
 
 /// Nothing is being changed, taken or dropped.
@@ -187,6 +190,7 @@ fn last_round(world: &mut World) -> Result<(), String> {
     insist(world, "the last reads are not answered", World::read_everything)?;
     until(world, LAST_ROUND_MAX, "the storage nodes do not come to rest", at_rest)?;
     checker::replicas_converge(world)?;
+    world.managers.volume().map_or(Ok(()), |volume| world.observer.check_members(volume))?;
     checker::linearizable(world)?;
     checker::bounded_memory(world)?;
     until(world, LAST_ROUND_MAX, "the snapshots are not deleted", World::delete_snapshots)?;

@@ -54,7 +54,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 12] = [
+const FAMILIES: [(&str, &[Kind]); 17] = [
     ("calm", &[]),
     (
         "network",
@@ -123,10 +123,10 @@ const FAMILIES: [(&str, &[Kind]); 12] = [
             Kind::Wipe,
             Kind::Reconfigure,
             Kind::Snapshot,
+            Kind::Resize,
             Kind::KillNode,
             Kind::PowerNode,
             Kind::TakeOver,
-            Kind::Resize,
             Kind::KillManager,
             Kind::BreakConnections,
         ],
@@ -146,6 +146,34 @@ const FAMILIES: [(&str, &[Kind]); 12] = [
             Kind::BreakConnections,
         ],
     ),
+    (
+        "stewards",
+        &[
+            Kind::Leave,
+            Kind::Leave,
+            Kind::KillNode,
+            Kind::PowerNode,
+            Kind::KillGateway,
+            Kind::Reconfigure,
+            Kind::Snapshot,
+            Kind::CutManager,
+            Kind::BreakConnections,
+        ],
+    ),
+    (
+        "shrink",
+        &[
+            Kind::LoseNode,
+            Kind::PowerNode,
+            Kind::KillNode,
+            Kind::KillGateway,
+            Kind::TakeOver,
+            Kind::Reconfigure,
+            Kind::BreakConnections,
+        ],
+    ),
+    ("outages", &[Kind::PowerAllNodes, Kind::PowerAllNodes, Kind::PowerNode, Kind::BreakConnections]),
+    ("tails", &[Kind::RotTail, Kind::RotTail, Kind::Snapshot, Kind::SlowDisk]),
     (
         "rot",
         &[
@@ -205,7 +233,8 @@ impl Scenario {
             },
         };
         let replicas = match name {
-            "rot" | "wipes" | "rollbacks" => vec![3, 3, 5],
+            "rot" | "tails" | "wipes" | "rollbacks" => vec![3, 3, 5],
+            "shrink" => vec![2],
             _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
         };
         Ok(Self { name: name.into(), replicas, weights })
@@ -225,6 +254,16 @@ impl Scenario {
     /// Whether snapshots may be taken: they need space.
     pub(crate) fn has_snapshots(&self) -> bool {
         self.weights.iter().any(|(kind, _)| *kind == Kind::Snapshot)
+    }
+
+    /// Whether there is but one gateway, so that nobody comes for what it alone remembers (rule W2).
+    pub(crate) fn has_one_gateway(&self) -> bool {
+        self.name == "outages"
+    }
+
+    /// Whether one of two copies is to be gone on with (rule C3).
+    pub(crate) fn may_shrink(&self) -> bool {
+        self.weights.iter().any(|(kind, _)| *kind == Kind::LoseNode)
     }
 
     /// Nodes beyond those that are needed: where copies that are lost can be made anew.

@@ -71,12 +71,17 @@ impl Setup {
         let replicas = random.pick(&scenario.replicas);
         let nodes = replicas.max(2) + random.index(2) + scenario.spares();
         let segments = random.pick(&[1, 1, 2, 3]);
+        let gateways = 2 + random.index(2);
         Self {
             nodes,
-            gateways: 2 + random.index(2),
+            gateways: if scenario.has_one_gateway() { 1 } else { gateways },
             local_gateways: random.permille(300),
             replicas,
-            min_replicas: if replicas == 2 { random.pick(&[0, 1]) } else { 0 },
+            min_replicas: match replicas {
+                2 if scenario.may_shrink() => 1,
+                2 => random.pick(&[0, 1]),
+                _ => 0,
+            },
             segments,
             segment_bytes: EXTENT_BYTES * random.pick(&[2, 4, 8]),
             durability: if random.permille(300) { Durability::WriteThrough } else { Durability::Flush },

@@ -22,7 +22,7 @@ const SOUND_SEEDS: u64 = 200;
 pub(crate) const SEEDS: u64 = 1000;
 
 /// What a failing run says, and which checker says so.
-const CHECKERS: [(&str, &str); 15] = [
+const CHECKERS: [(&str, &str); 19] = [
     ("no order explains", "linearizable"),
     ("zeroes were read", "linearizable"),
     ("is acknowledged at", "acknowledged is on a majority"),
@@ -37,6 +37,10 @@ const CHECKERS: [(&str, &str); 15] = [
     ("cannot open its disk", "the disk engine refuses to start"),
     ("damage is left", "liveness: all damage is mended"),
     ("works again", "liveness: everything works again"),
+    ("the steward of epoch", "stewards serve nobody"),
+    ("is still a member", "no amnesia"),
+    ("is gone on with alone", "survivors are whole"),
+    ("nobody wants replica", "no space leak"),
     ("a panic:", "an assertion"),
 ];
 

@@ -11,9 +11,12 @@ mod no_space_leak;
 mod replicas_converge;
 pub(crate) mod rolled_back_disks_stay_out;
 mod single_writer;
+mod stewards_serve_nobody;
+mod survivors_are_whole;
 
 pub(crate) use bounded_memory::check as bounded_memory;
 pub(crate) use linearizable::check as linearizable;
+pub(crate) use no_amnesia::Rotten;
 pub(crate) use no_space_leak::check as no_space_leak;
 pub(crate) use replicas_converge::check as replicas_converge;
 
@@ -30,6 +33,8 @@ use quoin_types::collections::HashMap;
 use quoin_types::{BLOCK_BYTES, Durability, Epoch, NodeId, ReplicaId, ReplicaRole, SegmentId, Seq};
 use quoin_wire::Message;
 use single_writer::Writers;
+use stewards_serve_nobody::Stewards;
+use survivors_are_whole::Survivors;
 
 /// Where a value was sent: the place of its write in its segment's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,12 +75,14 @@ pub(crate) struct Observer {
     unflushed: Unflushed,
     counted: Counted,
     writers: Writers,
+    stewards: Stewards,
+    survivors: Survivors,
     memory: Memory,
     problem: Option<String>,
 }
 
 impl Observer {
-    pub(crate) fn new(durability: Durability, bits_flip: bool) -> Self {
+    pub(crate) fn new(durability: Durability, rotten: Rotten) -> Self {
         Self {
             history: History::default(),
             durability,
@@ -86,7 +93,9 @@ impl Observer {
             unflushed: Unflushed::default(),
             counted: Counted::default(),
             writers: Writers::default(),
-            memory: Memory::new(bits_flip),
+            stewards: Stewards::default(),
+            survivors: Survivors::default(),
+            memory: Memory::new(rotten),
             problem: None,
         }
     }
@@ -104,9 +113,14 @@ impl Observer {
 
     /// A gateway sends a message to a storage node.
     pub(crate) fn gateway_says(&mut self, message: &Message) {
+        self.survivors.says(message);
         match message {
             Message::Open(open) => {
                 self.segments.insert(open.replica, open.segment);
+            }
+            Message::Heartbeat(heartbeat) => {
+                let result = self.stewards.asks_for_leases(heartbeat);
+                self.note(result);
             }
             Message::Write(write) => {
                 let Some(segment) = self.segments.get(&write.replica).copied() else { return };
@@ -123,8 +137,18 @@ impl Observer {
     }
 
     /// A message from a storage node comes to a gateway.
-    pub(crate) fn gateway_hears(&mut self, gateway: usize, node: NodeId, message: &Message) {
+    pub(crate) fn gateway_hears(&mut self, gateway: usize, node: NodeId, message: &Message, now: Nanos) {
         self.counted.heard(gateway, node, message, &self.segments, &self.configurations);
+        match message {
+            Message::Positions(positions) => {
+                positions.replicas.iter().for_each(|position| self.memory.heard(position));
+            }
+            Message::OpenReply(reply) => {
+                self.memory.heard_opened(reply);
+                self.survivors.heard_opened(reply, now);
+            }
+            _ => {}
+        }
     }
 
     /// A gateway sends a client word that its write is done.
@@ -166,7 +190,10 @@ impl Observer {
     }
 
     /// What the managers know of the volume.
-    pub(crate) fn volume_is(&mut self, volume: &Volume) {
+    pub(crate) fn volume_is(&mut self, volume: &Volume, now: Nanos) {
+        self.stewards.volume_is(volume);
+        let result = self.survivors.volume_is(volume, now);
+        self.note(result);
         for (index, segment) in (0..).zip(&volume.segments) {
             let id = SegmentId { volume: volume.id, index };
             let known = self.configurations.entry(id).or_default();
@@ -181,8 +208,15 @@ impl Observer {
         }
     }
 
+    /// Looks at what is left in the end.
+    pub(crate) fn check_members(&self, volume: &Volume) -> Result<(), String> {
+        self.memory.check_members(volume)
+    }
+
     /// A client was told that its write, or its flush (which has no values), is done.
     pub(crate) fn acknowledged(&mut self, told: &Acknowledged<'_>, is_flush: bool) {
+        let result = self.stewards.acknowledges(told);
+        self.note(result);
         if !is_flush {
             let result = self.writers.acknowledged(told);
             self.note(result);

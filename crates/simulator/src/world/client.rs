@@ -42,6 +42,8 @@ pub(crate) struct Workload {
     pub(crate) failed: u64,
     /// Requests of the last round that were not answered.
     pub(crate) last_open: u64,
+    /// Nobody uses the volume before.
+    away_until: Nanos,
 }
 
 impl Workload {
@@ -61,6 +63,7 @@ impl Workload {
             answered: 0,
             failed: 0,
             last_open: 0,
+            away_until: 0,
         }
     }
 }
@@ -181,7 +184,22 @@ impl World {
         self.arm_client(index, wait.min(patience));
     }
 
+    /// All clients leave, and are back then.
+    pub(super) fn send_clients_away(&mut self, until: Nanos) {
+        self.workload.away_until = until;
+        for index in 0..self.clients.len() {
+            if let Some(conn) = self.clients[index].conn {
+                self.close(conn, CALLER);
+                self.client_conn_ended(index, conn);
+            }
+        }
+    }
+
     fn open_export(&mut self, index: usize) {
+        if self.workload.away_until > self.now && !self.healed {
+            let wait = self.workload.away_until - self.now;
+            return self.arm_client(index, wait);
+        }
         let gateway = self.workload.targets[index];
         let structured = self.workload.random.permille(500);
         let conn = self.connect(Process::Client(index), Process::Gateway(gateway));

@@ -163,7 +163,11 @@ impl World {
     }
 
     /// Gives an event (or a batch of them) to the core and does what it says; as the shell's function of that name.
-    fn gateway_event<T: Default>(&mut self, index: usize, event: impl FnOnce(&mut Core, Moment) -> T) -> T {
+    pub(super) fn gateway_event<T: Default>(
+        &mut self,
+        index: usize,
+        event: impl FnOnce(&mut Core, Moment) -> T,
+    ) -> T {
         let now = self.gateways[index].clock.at(self.now);
         let Some(running) = self.gateways[index].running.as_mut() else { return T::default() };
         let was_busy = running.core.is_busy();
@@ -412,8 +416,9 @@ impl World {
                 None => return,
             }
         }
+        let now = self.now;
         for message in messages.as_slice() {
-            self.observer.gateway_hears(index, node, message);
+            self.observer.gateway_hears(index, node, message, now);
         }
         self.gateway_event(index, |core, now| {
             messages.for_each(|message| core.on_message(node, message, now));

@@ -75,6 +75,8 @@ pub(crate) struct Managers {
     /// The member whose directory is lost, until the operator is told that another one is there for it.
     pub(super) lost: Option<u64>,
     watchers: BTreeMap<Process, Watcher>,
+    /// One member hears nothing of the others.
+    pub(crate) apart_until: Nanos,
     /// The volume, as the member that is ahead has it.
     volume: Option<Volume>,
     volume_revision: u64,
@@ -101,6 +103,7 @@ impl Managers {
             last_id: MEMBERS as u64,
             lost: None,
             watchers: BTreeMap::new(),
+            apart_until: 0,
             volume: None,
             volume_revision: 0,
         }
@@ -223,9 +226,9 @@ impl World {
             return self.fail(format!("manager {index} is over: {error}"));
         }
         self.managers.look(index);
-        let Self { managers, observer, .. } = self;
+        let Self { managers, observer, now, .. } = self;
         if let Some(volume) = managers.volume() {
-            observer.volume_is(volume);
+            observer.volume_is(volume, *now);
         }
         self.look_at_configurations();
     }
@@ -400,7 +403,10 @@ impl World {
         let process = &self.managers.members[watcher.member];
         let (here, there) = (process.machine, self.machine_of(who));
         let cut = self.network.is_blocked(here, there) || self.network.is_blocked(there, here);
-        let Some(member) = process.member.as_ref().filter(|_| !cut && process.paused_until <= self.now)
+        // While members are apart, streams break: who watches sees now this one, now that one.
+        let broken = self.managers.apart_until > self.now && self.managers.random.permille(100);
+        let Some(member) =
+            process.member.as_ref().filter(|_| !cut && !broken && process.paused_until <= self.now)
         else {
             watcher = Watcher { member: self.managers.random.index(MEMBERS), seen: None, ..watcher };
             self.managers.watchers.insert(who, watcher);

@@ -40,5 +40,11 @@ impl World {
             self.fail(format!("the members were to change: {answer:?}"));
         }
         self.managers.lost = None;
+        // The moment that counts: what the leader knows goes with it.
+        if !self.healed && self.fault_random.permille(300) {
+            let leader = self.managers.leader();
+            let away = self.fault_random.wait(self.setup.fault_time);
+            self.lose_manager(leader, away);
+        }
     }
 }

@@ -4,6 +4,7 @@ mod client;
 mod deeds;
 mod gateway;
 mod glue;
+mod leave;
 mod lost;
 mod manager;
 mod members;
@@ -14,13 +15,14 @@ mod plot;
 mod power;
 mod rolled_back;
 mod rot;
+mod rot_tail;
 
 pub(crate) use client::{Client, Workload};
 pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
-use crate::checker::Observer;
-use crate::faults::{Fault, Kind};
+use crate::checker::{Observer, Rotten};
+use crate::faults::Fault;
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
 use crate::setup::Setup;
@@ -187,7 +189,7 @@ impl World {
             disk_random: Random::split(seed, 4),
             fault_random: Random::split(seed, 5),
             id_random: Random::split(seed, 6),
-            observer: Observer::new(setup.durability, setup.faults.contains(&Kind::Rot)),
+            observer: Observer::new(setup.durability, Rotten::of(&setup.faults)),
             trace,
             healed: false,
             problem: None,
