@@ -153,6 +153,7 @@ async fn handshake(
                 outbox.with(|queue| queue.push_payload(bytes));
                 outbox.drain().await?;
             }
+            Step::StartTls => unreachable!("this session was not given TLS to offer"),
             Step::ListExports => {
                 let list = list(shell).await;
                 handshake.answer_list(list.as_deref().map_err(Clone::clone));
