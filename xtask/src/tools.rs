@@ -10,14 +10,17 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 10] = [
     Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "qemu-storage-daemon", package: "qemu-utils" },
     Tool { program: "nbdcopy", package: "libnbd-bin" },
     Tool { program: "nbdinfo", package: "libnbd-bin" },
     Tool { program: "fio", package: "fio" },
     Tool { program: "mkfs.ext4", package: "e2fsprogs" },
     Tool { program: "e2fsck", package: "e2fsprogs" },
     Tool { program: "strace", package: "strace" },
+    Tool { program: "certtool", package: "gnutls-bin" },
+    Tool { program: "psktool", package: "gnutls-bin" },
 ];
 
 /// Checks that all tools are there; installs what is missing where that is possible.
@@ -66,7 +69,7 @@ fn refusal(missing: &[&Tool], reason: &str) -> String {
     format!(
         "the end-to-end tests need programs that are not here: {}\n  {reason}\n  on Debian or Ubuntu: \
          sudo apt-get install {packages}\n  elsewhere: the packages that hold these programs (qemu, libnbd, fio with its \
-         nbd engine, e2fsprogs, strace)",
+         nbd engine, e2fsprogs, strace, GnuTLS's tools)",
         names(missing)
     )
 }
