@@ -9,16 +9,19 @@ mod command_line;
 mod copies;
 mod crashes;
 mod dev_cluster;
+mod door;
 mod fencing;
 mod majority;
 mod network;
 mod partitions;
 mod real_image;
+mod restart;
 mod roles;
 mod rot;
 mod segments;
 mod slow;
 mod takeover;
+mod tls;
 
 use std::time::Duration;
 

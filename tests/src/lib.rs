@@ -7,6 +7,7 @@
 //! It knows nothing of Quoin's crates: only what a user has, which is the binary, its documented command line and NBD. (The judge of
 //! what clients saw, `quoin-history`, knows nothing of Quoin either.)
 
+pub mod certificates;
 pub mod clock;
 pub mod command;
 pub mod dev;

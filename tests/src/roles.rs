@@ -129,11 +129,24 @@ impl Roles {
     /// Starts a gateway with this name; gives where it serves NBD.
     #[track_caller]
     pub fn start_gateway(&mut self, name: &str) -> SocketAddr {
-        let (listen, managers) = (free_address(), &self.manager_proxies);
-        let config = format!("name = \"{name}\"\nnbd_listen = \"{listen}\"\nmanagers = \"{managers}\"\n");
+        self.start_gateway_with(name, "")
+    }
+
+    /// As [`Roles::start_gateway`], with more lines in its configuration.
+    #[track_caller]
+    pub fn start_gateway_with(&mut self, name: &str, more: &str) -> SocketAddr {
+        let listen = free_address();
+        self.start_gateway_at(name, &format!("[\"{listen}\"]"), more);
+        listen
+    }
+
+    /// As [`Roles::start_gateway_with`], with this list for `listen`.
+    #[track_caller]
+    pub fn start_gateway_at(&mut self, name: &str, listen: &str, more: &str) {
+        let managers = &self.manager_proxies;
+        let config = format!("name = \"{name}\"\nlisten = {listen}\nmanagers = \"{managers}\"\n{more}\n");
         self.spawn("gateway", name, &config);
         self.until_ready();
-        listen
     }
 
     /// The network between the processes.
@@ -202,6 +215,16 @@ impl Roles {
             tracer.filter(|pid| *pid != 0).expect("strace looks at it, if ptrace is allowed here"),
             turn,
         )
+    }
+
+    /// A file beside the processes' own, removed with them.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The pid of a process.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.processes[name].background.pid()
     }
 
     /// Where the processes log.

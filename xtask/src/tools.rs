@@ -10,8 +10,9 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 14] = [
     Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "qemu-storage-daemon", package: "qemu-utils" },
     Tool { program: "nbdcopy", package: "libnbd-bin" },
     Tool { program: "nbdinfo", package: "libnbd-bin" },
     Tool { program: "fio", package: "fio" },
@@ -22,6 +23,8 @@ const TOOLS: [Tool; 11] = [
     Tool { program: "blkid", package: "util-linux" },
     Tool { program: "mount", package: "mount" },
     Tool { program: "xz", package: "xz-utils" },
+    Tool { program: "certtool", package: "gnutls-bin" },
+    Tool { program: "psktool", package: "gnutls-bin" },
 ];
 
 /// What the benchmarks measure beside.
@@ -87,7 +90,7 @@ fn refusal(who: &str, missing: &[&Tool], reason: &str) -> String {
     format!(
         "{who} programs that are not here: {}\n  {reason}\n  on Debian or Ubuntu: sudo apt-get install {packages}\n  \
          elsewhere: the packages that hold these programs (qemu, libnbd, nbdkit, fio with its nbd engine, e2fsprogs, \
-         strace, util-linux, xz)",
+         strace, util-linux, xz, GnuTLS's tools)",
         names(missing)
     )
 }

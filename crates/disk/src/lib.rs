@@ -1,14 +1,19 @@
-//! Files, directories and memory maps as the disk engine sees them, and the machine's clock: the home of `unsafe`.
+//! Files, directories and memory maps as the disk engine sees them, the machine's clock, and sockets that outlive a process: the
+//! home of `unsafe`.
 //!
 //! Three implementations stand behind the same traits: [`OsDir`] (real files), [`MemDir`] (memory, with a model of what
 //! a loss of power leaves behind) and [`FaultyDir`] (a wrapper that makes the n-th read, write or sync fail). Nothing
 //! here knows what the bytes mean, and nothing here retries: an error of a write or a sync is handed up as it came.
 
-#![allow(unsafe_code, reason = "memory maps need it; the rest of the workspace denies it")]
+#![allow(
+    unsafe_code,
+    reason = "memory maps and inherited descriptors need it; the rest of the workspace denies it"
+)]
 
 pub mod clock;
 mod direct;
 mod faulty;
+pub mod inherited;
 mod lock;
 mod memory;
 mod os;

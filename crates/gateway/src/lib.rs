@@ -5,8 +5,11 @@
 
 pub mod config;
 pub mod core;
+mod listen;
 mod shell;
 pub mod words;
 
-pub use config::Config;
+pub use config::{ClientLimits, Config, Tls, TlsCredentials};
+pub use listen::{ListenAddress, ListenAddressError};
+pub use quoin_tls::ClientCertificates;
 pub use shell::{RunError, run};

@@ -29,6 +29,10 @@ pub enum ProtocolError {
     /// "Conventions": a name in `NBD_OPT_EXPORT_NAME`, which cannot be answered with an error, is no UTF-8 or holds NUL.
     #[error("the export's name is not a valid string")]
     ExportName,
+    /// "TLS": bytes came in plain text behind `NBD_OPT_STARTTLS`, before its acknowledgement. Taking them for part of the
+    /// encrypted session would let anyone on the path put words into the client's mouth.
+    #[error("{0} bytes in plain text follow STARTTLS")]
+    PlainTextBeforeTls(usize),
     /// "Request message": a request does not start with `NBD_REQUEST_MAGIC`.
     #[error("a request starts with {0:#010x}, not with the request magic")]
     RequestMagic(u32),

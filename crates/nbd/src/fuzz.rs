@@ -5,7 +5,7 @@
 
 use crate::{
     BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Operation,
-    Received, Step, Transmission,
+    Received, Step, TlsPolicy, Transmission,
 };
 use bytes::{Buf, BytesMut};
 
@@ -14,11 +14,14 @@ const SIZE_BYTES: u64 = 1 << 16;
 const REQUEST_HEADER_BYTES: usize = 28;
 
 /// A whole session from the greeting on. The first byte of `data` says how large the pieces are in which the rest
-/// arrives.
+/// arrives; its top bit, whether TLS is required rather than available.
 pub fn session(data: &[u8]) {
     let mut pieces = Pieces::new(data);
     let limits = small_limits();
-    let mut handshake = Handshake::new(limits);
+    let required = data.first().is_some_and(|first| first & 0x80 != 0);
+    let policy = if required { TlsPolicy::Required } else { TlsPolicy::Available };
+    let mut handshake = Handshake::with_tls(limits, policy);
+    let mut encrypted = false;
     let mut input = BytesMut::new();
     loop {
         match handshake.advance(&mut input) {
@@ -33,7 +36,13 @@ pub fn session(data: &[u8]) {
                 }
             }
             Ok(Step::Send(bytes)) => assert!(!bytes.is_empty()),
+            Ok(Step::StartTls) => {
+                assert!(input.is_empty() && !encrypted, "plain text would be taken for what TLS protects");
+                encrypted = true;
+                handshake.tls_started();
+            }
             Ok(Step::ListExports) => {
+                assert!(encrypted || !required);
                 let entry = ExportSummary { name: "disk".into(), description: String::new() };
                 handshake.answer_list(Ok(&[entry]));
             }
@@ -42,6 +51,7 @@ pub fn session(data: &[u8]) {
             }
             Ok(Step::OpenExport { name, .. }) => handshake.answer_open(Ok(export(name))),
             Ok(Step::Transmission { export, structured }) => {
+                assert!(encrypted || !required);
                 return transmit(&mut Transmission::new(&export, structured, limits), input, pieces);
             }
             Ok(Step::Close(_)) | Err(_) => return,

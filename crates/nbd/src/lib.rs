@@ -8,7 +8,9 @@
 //! This crate owns no socket, thread, clock or random source, and knows no volumes: the gateway's shell moves bytes,
 //! looks exports up, carries requests out, bounds how many are in flight and ends sessions that take too long.
 //!
-//! Not spoken: oldstyle negotiation, TLS, metadata contexts, extended headers, `NBD_CMD_CACHE`, resizing and fast
+//! TLS itself is the shell's: the session only agrees on it and says when to begin ([`Step::StartTls`]).
+//!
+//! Not spoken: oldstyle negotiation, metadata contexts, extended headers, `NBD_CMD_CACHE`, resizing and fast
 //! zeroing. Their options are answered with `NBD_REP_ERR_UNSUP` and their commands and flags with `NBD_EINVAL`.
 //!
 //! ```
@@ -38,6 +40,6 @@ pub use error::{Errno, ProtocolError};
 pub use export::{
     BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary, TransmissionFlags,
 };
-pub use handshake::{CloseReason, Handshake, OpenKind, Step};
+pub use handshake::{CloseReason, Handshake, OpenKind, Step, TlsPolicy};
 pub use limits::{Limits, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
 pub use transmission::{Answered, Cookie, Operation, Received, ReplyEncoder, Request, Transmission};

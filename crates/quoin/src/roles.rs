@@ -28,8 +28,10 @@ pub(crate) fn storage_node(config: quoin_storage_node::Config, logging: &Logging
 
 /// Runs a gateway until SIGTERM, on one thread.
 pub(crate) fn gateway(config: quoin_gateway::Config, logging: &Logging) -> Result<(), Failure> {
+    let sockets = quoin_disk::inherited::listening_sockets()
+        .map_err(|error| Failure::io("take the sockets that the gateway was started with", &error))?;
     prepare("gateway", &config.id, &config.data_dir, logging)?;
-    run(Builder::new_current_thread(), async |stop| quoin_gateway::run(config, stop).await)
+    run(Builder::new_current_thread(), async |stop| quoin_gateway::run(config, sockets, stop).await)
 }
 
 /// Logging, and the data directory.

@@ -1,8 +1,9 @@
 //! The sending half.
 
+use crate::Socket;
 use bytes::{Buf, Bytes, BytesMut};
 use quoin_wire::Message;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -103,17 +104,30 @@ impl Queue {
 }
 
 /// A connection's queue with its socket. Cheap to clone; for one thread.
-#[derive(Clone, Debug)]
-pub struct Outbox {
-    stream: Rc<TcpStream>,
+#[derive(Debug)]
+pub struct Outbox<S = TcpStream> {
+    stream: Rc<S>,
     queue: Rc<RefCell<Queue>>,
+    /// Whether the last write left something: the writer task has work.
+    behind: Rc<Cell<bool>>,
     blocked: Rc<Notify>,
 }
 
-impl Outbox {
+impl<S> Clone for Outbox<S> {
+    fn clone(&self) -> Self {
+        Self {
+            stream: self.stream.clone(),
+            queue: self.queue.clone(),
+            behind: self.behind.clone(),
+            blocked: self.blocked.clone(),
+        }
+    }
+}
+
+impl<S: Socket> Outbox<S> {
     /// The sending half of a connection. Its [`Outbox::run`] must be awaited beside the reading.
-    pub fn new(stream: Rc<TcpStream>) -> Self {
-        Self { stream, queue: Rc::default(), blocked: Rc::default() }
+    pub fn new(stream: Rc<S>) -> Self {
+        Self { stream, queue: Rc::default(), behind: Rc::default(), blocked: Rc::default() }
     }
 
     /// Queues a frame. It leaves with the next flush.
@@ -138,10 +152,17 @@ impl Outbox {
 
     /// Writes what the socket takes now; the writer task does the rest. A failed socket shows at its reader.
     pub fn flush(&self) {
-        let emptied = self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices));
-        if !matches!(emptied, Ok(true)) {
+        if !matches!(self.write(), Ok(true)) {
             self.blocked.notify_one();
         }
+    }
+
+    /// Writes what the socket takes now. `Ok(true)`: everything, and the socket holds nothing back.
+    fn write(&self) -> io::Result<bool> {
+        self.behind.set(true);
+        let emptied = self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))?;
+        self.behind.set(!emptied || !self.stream.try_flush()?);
+        Ok(!self.behind.get())
     }
 
     /// The writer task: sends what a full socket left in the queue. Ends with the socket.
@@ -150,12 +171,20 @@ impl Outbox {
     /// The socket failed.
     pub async fn run(&self) -> io::Result<()> {
         loop {
-            self.blocked.notified().await;
-            while !self.is_empty() {
-                self.stream.writable().await?;
-                self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))?;
-            }
+            self.send_some().await?;
         }
+    }
+
+    /// One step of the writer task: waits until a full socket has left something and takes more, and sends what it takes.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn send_some(&self) -> io::Result<()> {
+        while !self.behind.get() {
+            self.blocked.notified().await;
+        }
+        self.stream.writable().await?;
+        self.write().map(drop)
     }
 
     /// Sends everything queued, waiting for the socket.
@@ -163,7 +192,7 @@ impl Outbox {
     /// # Errors
     /// The socket failed.
     pub async fn drain(&self) -> io::Result<()> {
-        while !self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))? {
+        while !self.write()? {
             self.stream.writable().await?;
         }
         Ok(())

@@ -1,5 +1,9 @@
-//! One NBD client's session over TCP.
+//! One NBD client's session.
 
+use super::door::Pass;
+use super::memory::Account;
+use super::metrics::TurnedAway;
+use super::socket::{ClientSocket, TlsStartError};
 use super::{ClientId, Shell, Waiting, attach};
 use crate::core::{ClientOperation, Reply};
 use bytes::{Bytes, BytesMut};
@@ -7,35 +11,38 @@ use quoin_api::v1;
 use quoin_disk::clock;
 use quoin_nbd::{
     BlockSizes, Errno, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Operation,
-    ProtocolError, Received, Request, Step, Transmission,
+    ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
 };
 use quoin_replication::writer::Failure;
+use quoin_tls::TlsError;
 use quoin_transport::Outbox;
 use quoin_types::VolumeId;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take to choose an export.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// What is read at once where no more is known to come.
 const READ_BYTES: usize = 128 * 1024;
+/// The same of a stranger, who may be one of many.
+const HANDSHAKE_READ_BYTES: usize = 4 * 1024;
 /// Payloads up to this size are copied out of the read buffer, which can then be used again.
 const COPY_BYTES_MAX: usize = 16 * 1024;
+/// How long the last answers may take to be fetched.
+const LEAVE_MAX: Duration = Duration::from_millis(500);
+/// What an answer without data takes, about.
+const ANSWER_BYTES: usize = 64;
 /// The most requests of one client under way.
 const REQUESTS_MAX: usize = 1024;
-/// Answers that a client has not fetched: beyond this, no more is read from it.
-const UNSENT_BYTES_MAX: usize = 64 << 20;
 
 /// The answering half of a client.
 pub(super) struct ClientLink {
     pub(super) volume: VolumeId,
-    pub(super) outbox: Outbox,
     pub(super) closed: CancellationToken,
+    outbox: Outbox<ClientSocket>,
+    account: Rc<Account>,
     under_way: Rc<Cell<usize>>,
     answered: Rc<Notify>,
 }
@@ -47,10 +54,32 @@ pub(super) enum ClientError {
     Socket(#[from] io::Error),
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("it took too long to choose an export")]
     Slow,
+    #[error("it had not chosen an export when a newer connection needed its place")]
+    Displaced,
+    #[error("it did not move while memory for clients was short")]
+    Stalled,
+    #[error("it did not fetch its last answers")]
+    Unfetched,
     #[error("its volume is no longer attached here")]
     Fenced,
+}
+
+impl ClientError {
+    /// Under which name it is counted; none if the gateway has not turned it away.
+    pub(super) fn reason(&self) -> Option<TurnedAway> {
+        match self {
+            Self::Socket(_) | Self::Unfetched | Self::Fenced => None,
+            Self::Protocol(_) => Some(TurnedAway::Protocol),
+            Self::Tls(_) => Some(TurnedAway::Tls),
+            Self::Slow => Some(TurnedAway::Handshake),
+            Self::Displaced => Some(TurnedAway::Displaced),
+            Self::Stalled => Some(TurnedAway::Stalled),
+        }
+    }
 }
 
 impl ClientLink {
@@ -76,29 +105,40 @@ impl ClientLink {
                 queue.append(|out| waiting.encoder.error(waiting.cookie, errno, message, out));
             }
         });
+        self.account.answered(ANSWER_BYTES + waiting.range.1 as usize, self.outbox.len());
         self.under_way.set(self.under_way.get() - 1);
         self.answered.notify_one();
+    }
+
+    /// Sends what is queued, as far as the socket takes it.
+    pub(super) fn flush(&self) {
+        self.outbox.flush();
+        self.account.unsent(self.outbox.len());
     }
 }
 
 /// Serves a client to its end.
-pub(super) async fn serve(shell: &Rc<Shell>, stream: TcpStream) -> Result<(), ClientError> {
-    quoin_transport::prepare(&stream, shell.config.tcp_congestion_control.as_deref())?;
-    let stream = Rc::new(stream);
-    let mut input = BytesMut::with_capacity(READ_BYTES);
+pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -> Result<(), ClientError> {
+    let limits = shell.config.limits;
+    socket.prepare(limits.peer_timeout, shell.config.tcp_congestion_control.as_deref())?;
+    let socket = Rc::new(socket);
+    let mut input = BytesMut::with_capacity(HANDSHAKE_READ_BYTES);
     let chosen = tokio::select! {
-        chosen = tokio::time::timeout(HANDSHAKE_MAX, handshake(shell, &stream, &mut input)) => chosen,
+        chosen = tokio::time::timeout(limits.handshake_timeout, handshake(shell, &socket, &pass, &mut input)) => chosen,
+        () = pass.displaced() => return Err(ClientError::Displaced),
         () = shell.shutdown.cancelled() => return Ok(()),
     };
     let Some((volume, export, structured)) = chosen.map_err(|_| ClientError::Slow)?? else { return Ok(()) };
     let id = ClientId(shell.next_number());
-    let outbox = Outbox::new(stream.clone());
+    let outbox = Outbox::new(socket.clone());
+    let account = shell.memory.open();
     let closed = CancellationToken::new();
     let (under_way, answered) = (Rc::new(Cell::new(0)), Rc::new(Notify::new()));
     let link = ClientLink {
         volume,
-        outbox: outbox.clone(),
         closed: closed.clone(),
+        outbox: outbox.clone(),
+        account: account.clone(),
         under_way: under_way.clone(),
         answered: answered.clone(),
     };
@@ -107,45 +147,46 @@ pub(super) async fn serve(shell: &Rc<Shell>, stream: TcpStream) -> Result<(), Cl
         shell,
         id,
         volume,
-        stream: &stream,
+        socket: &socket,
         transmission: Transmission::new(&export, structured, Limits::default()),
         outbox: outbox.clone(),
+        account: account.clone(),
+        postponed: None,
         under_way,
         answered,
     };
     let result = tokio::select! {
         result = session.run(&mut input) => result,
-        result = outbox.run() => result.map_err(ClientError::from),
+        result = send(&outbox, &account) => result.map_err(ClientError::from),
+        () = account.cut_off() => Err(ClientError::Stalled),
         () = closed.cancelled() => Err(ClientError::Fenced),
     };
     shell.clients.borrow_mut().remove(&id);
     result
 }
 
-async fn fill(stream: &TcpStream, input: &mut BytesMut, missing: usize) -> io::Result<usize> {
+/// Sends what full sockets leave, and keeps the account of it. Ends with the socket.
+async fn send(outbox: &Outbox<ClientSocket>, account: &Account) -> io::Result<()> {
     loop {
-        stream.readable().await?;
-        input.reserve(missing.max(READ_BYTES));
-        match quoin_transport::try_read(stream, input) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
+        outbox.send_some().await?;
+        account.unsent(outbox.len());
     }
 }
 
 /// Until an export is chosen; `None` if the client leaves without one.
 async fn handshake(
     shell: &Rc<Shell>,
-    stream: &Rc<TcpStream>,
+    socket: &Rc<ClientSocket>,
+    pass: &Pass,
     input: &mut BytesMut,
 ) -> Result<Option<(VolumeId, ExportInfo, bool)>, ClientError> {
-    let mut handshake = Handshake::new(Limits::default());
-    let outbox = Outbox::new(stream.clone());
+    let mut handshake = Handshake::with_tls(Limits::default(), tls_policy(shell, socket));
+    let outbox = Outbox::new(socket.clone());
     let mut chosen = None;
     loop {
         match handshake.advance(input)? {
             Step::NeedMore { missing } => {
-                if fill(stream, input, missing).await? == 0 {
+                if socket.fill(input, missing.max(HANDSHAKE_READ_BYTES)).await? == 0 {
                     return Ok(None);
                 }
             }
@@ -153,11 +194,19 @@ async fn handshake(
                 outbox.with(|queue| queue.push_payload(bytes));
                 outbox.drain().await?;
             }
+            Step::StartTls => {
+                start_tls(shell, socket, input).await?;
+                handshake.tls_started();
+            }
             Step::ListExports => {
+                pass.set_undecided(false);
                 let list = list(shell).await;
+                pass.set_undecided(true);
                 handshake.answer_list(list.as_deref().map_err(Clone::clone));
             }
             Step::OpenExport { name, .. } => {
+                // While it waits for us it is not put out; if it only asked, it may be again.
+                pass.set_undecided(false);
                 let answer = match attach::attach(shell, &name).await {
                     Ok(volume) => {
                         chosen = Some(volume);
@@ -166,13 +215,32 @@ async fn handshake(
                     Err(error) => Err(error),
                 };
                 handshake.answer_open(answer);
+                pass.set_undecided(true);
             }
             Step::Transmission { export, structured } => {
+                pass.set_undecided(false);
                 return Ok(chosen.map(|volume| (volume, export, structured)));
             }
             Step::Close(_) => return Ok(None),
         }
     }
+}
+
+fn tls_policy(shell: &Shell, socket: &ClientSocket) -> TlsPolicy {
+    match &shell.config.tls {
+        None => TlsPolicy::Off,
+        Some(tls) if tls.required && !socket.is_local() => TlsPolicy::Required,
+        Some(_) => TlsPolicy::Available,
+    }
+}
+
+async fn start_tls(shell: &Shell, socket: &ClientSocket, input: &mut BytesMut) -> Result<(), ClientError> {
+    let credentials = shell.tls.as_ref().expect("TLS is offered only with credentials");
+    let session = credentials.session(&shell.metrics)?;
+    socket.start_tls(session, input).await.map_err(|error| match error {
+        TlsStartError::Socket(error) => error.into(),
+        TlsStartError::Tls(error) => error.into(),
+    })
 }
 
 fn export(shell: &Shell, name: &str, volume: VolumeId) -> Result<ExportInfo, ExportError> {
@@ -197,14 +265,25 @@ async fn list(shell: &Rc<Shell>) -> Result<Vec<ExportSummary>, ExportError> {
     Ok(ready.map(|volume| ExportSummary { name: volume.name, description: String::new() }).collect())
 }
 
+/// How much memory the answer to a request takes.
+fn answer_bytes(operation: &Operation) -> usize {
+    match operation {
+        Operation::Read { len, .. } => ANSWER_BYTES + *len as usize,
+        _ => ANSWER_BYTES,
+    }
+}
+
 /// The transmission phase of one client.
 struct Session<'a> {
     shell: &'a Rc<Shell>,
     id: ClientId,
     volume: VolumeId,
-    stream: &'a TcpStream,
+    socket: &'a ClientSocket,
     transmission: Transmission,
-    outbox: Outbox,
+    outbox: Outbox<ClientSocket>,
+    account: Rc<Account>,
+    /// A request for whose answer there was no room.
+    postponed: Option<Request>,
     under_way: Rc<Cell<usize>>,
     answered: Rc<Notify>,
 }
@@ -216,21 +295,37 @@ impl Session<'_> {
             if leaving || self.shell.shutdown.is_cancelled() {
                 return self.leave().await;
             }
-            self.wait_for_room().await?;
+            if let Some(postponed) = &self.postponed {
+                self.wait_for_room(answer_bytes(&postponed.operation)).await;
+                continue;
+            }
+            if !self.may_take() {
+                self.wait_for_room(ANSWER_BYTES).await;
+                continue;
+            }
             let missing = self.transmission.missing(input);
+            self.make_room_for(input.len() + missing).await;
             tokio::select! {
-                read = fill(self.stream, input, missing) => if read? == 0 { return Ok(()) },
+                read = self.socket.fill(input, missing.max(READ_BYTES)) => match read? {
+                    0 => return Ok(()),
+                    bytes => self.account.moved(bytes),
+                },
                 () = self.shell.shutdown.cancelled() => {}
             }
         }
     }
 
-    /// Gives the core every whole request that has come, as one batch. `true`: the client says good-bye.
+    /// Gives the core the whole requests that have come, as one batch, as long as there is room for their answers. `true`: the
+    /// client says good-bye.
     fn take_requests(&mut self, input: &mut BytesMut) -> Result<bool, ClientError> {
         let shell = self.shell;
         let result = shell.event(|core, _| {
-            while let Some(received) = self.transmission.next_request(input)? {
+            while let Some(received) = self.next_request(input)? {
                 match received {
+                    Received::Request(request) if !self.may_begin(&request) => {
+                        self.postponed = Some(request);
+                        break;
+                    }
                     Received::Request(request) => {
                         let (operation, waiting) = self.begin(request);
                         if !shell.submit(core, self.volume, waiting, operation) {
@@ -246,6 +341,7 @@ impl Session<'_> {
             Ok(false)
         });
         self.outbox.flush();
+        self.account.unsent(self.outbox.len());
         result
     }
 
@@ -256,6 +352,7 @@ impl Session<'_> {
             _ => (0, 0),
         };
         let is_read = matches!(request.operation, Operation::Read { .. });
+        self.account.promise(answer_bytes(&request.operation));
         let operation = match request.operation {
             Operation::Read { offset, len, .. } => ClientOperation::Read { offset, length: len },
             Operation::Write { offset, data, fua } => {
@@ -277,26 +374,68 @@ impl Session<'_> {
     }
 
     /// Backpressure: a client with much under way, or that does not fetch its answers, is not read from.
-    async fn wait_for_room(&self) -> Result<(), ClientError> {
-        while self.under_way.get() >= REQUESTS_MAX
-            || (self.under_way.get() > 0
-                && self.shell.core.borrow().in_flight_bytes(self.volume)
-                    > self.shell.config.in_flight_bytes_max)
+    fn has_room(&self, bytes: usize) -> bool {
+        self.under_way.get() < REQUESTS_MAX && self.account.has_room(bytes)
+    }
+
+    /// The next request, if one may be taken: first the one that was postponed.
+    fn next_request(&mut self, input: &mut BytesMut) -> Result<Option<Received>, ProtocolError> {
+        if let Some(request) = self.postponed.take() {
+            return Ok(Some(Received::Request(request)));
+        }
+        if !self.may_take() {
+            return Ok(None);
+        }
+        let received = self.transmission.next_request(input)?;
+        if received.is_some() {
+            self.account.unread(0);
+        }
+        Ok(received)
+    }
+
+    /// Whether there is room for the answer. Only that of a read is large: other requests, once taken, begin.
+    fn may_begin(&self, request: &Request) -> bool {
+        let bytes = answer_bytes(&request.operation);
+        bytes <= ANSWER_BYTES || self.has_room(bytes)
+    }
+
+    /// Whether another request may be taken. One that has been given room is taken in any case: it could not come whole else.
+    fn may_take(&self) -> bool {
+        self.account.held_unread() > 0 || self.has_room(ANSWER_BYTES)
+    }
+
+    async fn wait_for_room(&self, bytes: usize) {
+        while !self.has_room(bytes) {
+            tokio::select! {
+                () = self.answered.notified() => {}
+                () = self.account.freed(bytes) => {}
+                () = self.shell.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until a request of this size may be held until it has come whole. Small ones always may.
+    async fn make_room_for(&self, bytes: usize) {
+        while self.under_way.get() > 0
+            && self.shell.core.borrow().in_flight_bytes(self.volume) > self.shell.config.in_flight_bytes_max
         {
             self.answered.notified().await;
         }
-        if self.outbox.len() > UNSENT_BYTES_MAX {
-            self.outbox.drain().await?;
+        let held = self.account.held_unread();
+        if bytes > READ_BYTES && bytes > held {
+            self.wait_for_room(bytes - held).await;
+            self.account.unread(bytes);
         }
-        Ok(())
     }
 
-    /// Answers what is under way, then ends.
+    /// Answers what is under way, then ends. Who does not fetch his answers does not hold up the others' next gateway.
     async fn leave(&self) -> Result<(), ClientError> {
         while self.under_way.get() > 0 {
             self.answered.notified().await;
         }
-        self.outbox.drain().await?;
-        Ok(())
+        match tokio::time::timeout(LEAVE_MAX, self.outbox.drain()).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(ClientError::Unfetched),
+        }
     }
 }

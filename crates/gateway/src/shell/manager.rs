@@ -64,7 +64,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
             continue;
         }
         (told, told_at) = (news, Some(now));
-        shell.metrics.update(&reports, shell.clients.borrow().len());
+        shell.metrics.update(&reports, shell.clients.borrow().len(), shell.memory.held());
         let request = heartbeat(shell, &reports);
         let beat = async |mut client: AgentClient<_>| client.gateway_heartbeat(request.clone()).await;
         let sent = shell.managers.agent_within(shell.config.heartbeat_interval, beat).await;
@@ -117,7 +117,7 @@ fn heartbeat(shell: &Shell, reports: &[VolumeReport]) -> v1::GatewayHeartbeatReq
     v1::GatewayHeartbeatRequest {
         gateway: shell.config.id.clone(),
         instance: shell.core.borrow().instance().as_bytes().to_vec(),
-        nbd_address: shell.config.nbd_listen.to_string(),
+        nbd_address: shell.served_at(),
         version: env!("CARGO_PKG_VERSION").into(),
         attachments: reports
             .iter()

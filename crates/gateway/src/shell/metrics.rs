@@ -1,7 +1,9 @@
 //! Prometheus metrics of a gateway.
 
 use crate::core::VolumeReport;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -11,11 +13,51 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Why a connection was refused, or ended by the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub(super) enum TurnedAway {
+    /// Refused: `connections_max` clients are connected.
+    Full,
+    /// Refused: `connections_per_address_max` clients are connected from its address.
+    AddressFull,
+    /// Had not chosen an export when a newer connection needed its place.
+    Displaced,
+    /// Had not chosen an export in time.
+    Handshake,
+    /// Held memory and did not move while that was short.
+    Stalled,
+    /// Did not speak NBD.
+    Protocol,
+    /// Broke TLS, or was not let in by it.
+    Tls,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Reason {
+    reason: TurnedAway,
+}
+
+impl TurnedAway {
+    const ALL: [Self; 7] = [
+        Self::Full,
+        Self::AddressFull,
+        Self::Displaced,
+        Self::Handshake,
+        Self::Stalled,
+        Self::Protocol,
+        Self::Tls,
+    ];
+}
+
 pub(super) struct Metrics {
     registry: Arc<Registry>,
     read_seconds: Histogram,
     write_seconds: Histogram,
     failed: Counter,
+    turned_away: Family<Reason, Counter>,
+    tls_reloads: Counter,
+    tls_reloads_failed: Counter,
+    client_memory: Gauge,
     clients: Gauge,
     volumes: Gauge,
     unavailable: Gauge,
@@ -42,11 +84,33 @@ impl Metrics {
         );
         let failed = Counter::default();
         registry.register("failed_requests", "Requests answered with an error", failed.clone());
+        let turned_away = Family::<Reason, Counter>::default();
+        for reason in TurnedAway::ALL {
+            // A figure that is there from the start is a figure that one can watch.
+            let _ = turned_away.get_or_create(&Reason { reason });
+        }
+        registry.register(
+            "turned_away_connections",
+            "Connections refused, or ended by the gateway, by reason",
+            turned_away.clone(),
+        );
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let tls_reloads = counter("tls_reloads", "Times that changed TLS credentials were taken");
+        let tls_reloads_failed =
+            counter("tls_reloads_failed", "Times that changed TLS credentials could not be used");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
             gauge
         };
+        let client_memory = gauge(
+            "client_memory_bytes",
+            "Bytes held for clients: requests that have not come whole, answers under way or not fetched",
+        );
         let clients = gauge("clients", "Client connections");
         let volumes = gauge("volumes", "Attached volumes");
         let unavailable = gauge("volumes_unavailable", "Attached volumes without a majority somewhere");
@@ -62,6 +126,10 @@ impl Metrics {
             read_seconds,
             write_seconds,
             failed,
+            turned_away,
+            tls_reloads,
+            tls_reloads_failed,
+            client_memory,
             clients,
             volumes,
             unavailable,
@@ -102,7 +170,25 @@ impl Metrics {
         }
     }
 
-    pub(super) fn update(&self, reports: &[VolumeReport], clients: usize) {
+    pub(super) fn turned_away(&self, reason: TurnedAway) {
+        self.turned_away.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(super) fn tls_reloaded(&self, good: bool) {
+        if good {
+            self.tls_reloads.inc()
+        } else {
+            self.tls_reloads_failed.inc()
+        };
+    }
+
+    /// How often TLS credentials were read again: with success, and without.
+    #[cfg(test)]
+    pub(super) fn tls_reloads(&self) -> (u64, u64) {
+        (self.tls_reloads.get(), self.tls_reloads_failed.get())
+    }
+
+    pub(super) fn update(&self, reports: &[VolumeReport], clients: usize, client_memory_bytes: usize) {
         let count = |health: fn(&VoterHealth) -> bool| {
             reports
                 .iter()
@@ -114,6 +200,7 @@ impl Metrics {
             reports.iter().map(|report| figure(&report.statistics)).sum::<u64>() as i64
         };
         self.clients.set(clients as i64);
+        self.client_memory.set(client_memory_bytes as i64);
         self.volumes.set(reports.len() as i64);
         self.unavailable.set(reports.iter().filter(|report| !report.available).count() as i64);
         self.catching_up.set(count(|health| matches!(health, VoterHealth::CatchingUp { .. })));

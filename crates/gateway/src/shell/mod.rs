@@ -2,14 +2,19 @@
 
 mod attach;
 mod client;
+mod door;
 mod listener;
 mod manager;
+mod memory;
 mod metrics;
 mod node;
 mod past;
+mod socket;
+mod tls;
 
 use crate::config::Config;
 use crate::core::{ClientOperation, Core, Output, Reply, Ticket};
+use crate::listen::ListenAddress;
 use attach::Exports;
 use client::ClientLink;
 use quoin_api::client::Managers;
@@ -22,9 +27,9 @@ use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{ClusterId, InstanceId, Moment, NodeId, VolumeId};
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +48,12 @@ pub enum RunError {
         /// The cause.
         source: io::Error,
     },
+    /// A socket that the process was started with is for an address that it is not to serve.
+    #[error("the gateway was started with a socket for {0}, which `listen` does not name")]
+    Uninvited(ListenAddress),
+    /// The credentials of TLS.
+    #[error("TLS for clients: {0}")]
+    Tls(String),
     /// No address of a cluster manager is usable.
     #[error(transparent)]
     Managers(#[from] quoin_api::client::AddressError),
@@ -77,6 +88,8 @@ struct Shell {
     exports: Exports,
     nodes: RefCell<HashMap<NodeId, node::NodeLink>>,
     clients: RefCell<HashMap<ClientId, ClientLink>>,
+    memory: Rc<memory::Memory>,
+    tls: Option<tls::Credentials>,
     tickets: RefCell<HashMap<Ticket, Waiting>>,
     next: Cell<u64>,
     cluster: Cell<Option<ClusterId>>,
@@ -88,20 +101,29 @@ struct Shell {
     stopping: CancellationToken,
 }
 
-/// Runs a gateway until `shutdown`; then requests under way are answered and leases given back.
+/// Runs a gateway until `shutdown`; then requests under way are answered and leases given back. `inherited`: the listening
+/// sockets that the process was started with, in place of those that it would open for the same addresses.
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    LocalSet::new().run_until(run_local(config, shutdown)).await
+pub async fn run(
+    config: Config,
+    inherited: Vec<OwnedFd>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    LocalSet::new().run_until(run_local(config, inherited, shutdown)).await
 }
 
-async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+async fn run_local(
+    config: Config,
+    inherited: Vec<OwnedFd>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let instance = new_instance()?;
     let past = past::Past::take(&config.data_dir, instance)?;
-    let listener = TcpListener::bind(config.nbd_listen)
-        .await
-        .map_err(RunError::io(format!("cannot serve NBD on {}", config.nbd_listen)))?;
+    let tls = config.tls.as_ref().map(tls::Credentials::load).transpose();
+    let tls = tls.map_err(|error| RunError::Tls(error.to_string()))?;
+    let listeners = listener::bind(&config.listen, inherited, config.socket_mode)?;
     let managers = Managers::new(&config.managers)?;
     let timing = Timing::default();
     let metrics = metrics::Metrics::new();
@@ -112,17 +134,22 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         exports: Exports::default(),
         nodes: RefCell::default(),
         clients: RefCell::default(),
+        memory: memory::Memory::new(
+            config.limits.client_memory_bytes_max,
+            config.limits.clients_memory_bytes_max,
+        ),
         tickets: RefCell::default(),
         next: Cell::new(0),
         cluster: Cell::new(None),
         past,
         metrics,
+        tls,
         busy: Notify::new(),
         shutdown,
         stopping,
         config,
     });
-    tracing::info!(%instance, nbd = %shell.config.nbd_listen, "the gateway starts");
+    tracing::info!(%instance, nbd = shell.served_at(), "the gateway starts");
     let admin = tokio::task::spawn_local(quoin_service::admin::serve(
         shell.config.admin_listen,
         shell.metrics.registry(),
@@ -130,7 +157,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         shell.stopping.clone(),
     ));
     manager::spawn(&shell);
-    let clients = tokio::task::spawn_local(listener::accept(shell.clone(), listener));
+    let clients = tokio::task::spawn_local(listener::accept(shell.clone(), listeners));
     tokio::task::spawn_local(tick(shell.clone(), timing));
     tokio::select! {
         () = shell.shutdown.cancelled() => {}
@@ -174,6 +201,11 @@ async fn tick(shell: Rc<Shell>, timing: Timing) {
 }
 
 impl Shell {
+    /// Where clients connect, in words.
+    fn served_at(&self) -> String {
+        self.config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     fn next_number(&self) -> u64 {
         self.next.set(self.next.get() + 1);
         self.next.get()
@@ -252,7 +284,7 @@ impl Shell {
             }
         }
         let clients = self.clients.borrow();
-        dirty_clients.iter().filter_map(|id| clients.get(id)).for_each(|client| client.outbox.flush());
+        dirty_clients.iter().filter_map(|id| clients.get(id)).for_each(ClientLink::flush);
     }
 
     /// Queues the answer to a client's request; gives the client, if it is still there.

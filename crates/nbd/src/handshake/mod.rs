@@ -1,11 +1,12 @@
 //! The handshake phase (proto.md, "Handshake"): from the greeting to an open export, or to the end of the session.
 //!
-//! Fixed newstyle only. Understands `NBD_OPT_EXPORT_NAME`, `ABORT`, `LIST`, `INFO`, `GO` and `STRUCTURED_REPLY`; every
-//! other option is answered with `NBD_REP_ERR_UNSUP`. It does no I/O, knows no exports and no time: the shell looks
+//! Fixed newstyle only. Understands `NBD_OPT_EXPORT_NAME`, `ABORT`, `LIST`, `STARTTLS`, `INFO`, `GO` and
+//! `STRUCTURED_REPLY`; every other option is answered with `NBD_REP_ERR_UNSUP`. It does no I/O, knows no exports and no time: the shell looks
 //! exports up when asked, and ends handshakes that take too long.
 
 mod option;
 mod reply;
+mod tls;
 
 use crate::error::ProtocolError;
 use crate::export::{ExportError, ExportInfo, ExportSummary};
@@ -13,6 +14,8 @@ use crate::limits::{Limits, STRING_BYTES_MAX};
 use crate::spec::{self, handshake_flag, option_reply};
 use bytes::{Buf, Bytes, BytesMut};
 use option::{Announced, InfoRequests, OPTION_HEADER_BYTES};
+pub use tls::TlsPolicy;
+use tls::{Tls, TlsAnswer};
 
 const CLIENT_FLAGS_BYTES: usize = 4;
 /// The hint while data is being thrown away: enough to get on, without growing a buffer for nothing.
@@ -29,6 +32,9 @@ const DISCARD_HINT_BYTES: usize = 4096;
 ///   option of [`Limits::option_bytes_max`] and what one read brought.
 /// - [`Step::ListExports`]: call [`answer_list`](Self::answer_list) before the next `advance`, however long it takes.
 /// - [`Step::OpenExport`]: call [`answer_open`](Self::answer_open) likewise.
+/// - [`Step::StartTls`]: all that was sent before has been sent in plain text, and the input is empty. Run the TLS
+///   handshake on the connection, as its server, then call [`tls_started`](Self::tls_started) before the next `advance`;
+///   from then on all bytes pass through TLS. If TLS fails, close the connection.
 /// - [`Step::Transmission`]: the handshake is over. Hand the same input, which may hold requests already, to a
 ///   [`Transmission`](crate::Transmission), and do not call `advance` again.
 /// - [`Step::Close`]: close the connection.
@@ -42,8 +48,15 @@ pub struct Handshake {
     output: BytesMut,
     fixed_newstyle: bool,
     no_zeroes: bool,
-    structured: bool,
+    tls: Tls,
+    negotiated: Negotiated,
     shutting_down: bool,
+}
+
+/// What options have agreed on. All of it is forgotten when TLS starts ("NBD_OPT_STARTTLS").
+#[derive(Debug, Default)]
+struct Negotiated {
+    structured: bool,
 }
 
 /// What the shell must do next.
@@ -65,6 +78,8 @@ pub enum Step {
         /// Whether the client only wants to know about it, or to use it.
         kind: OpenKind,
     },
+    /// `NBD_OPT_STARTTLS` has been acknowledged: the next bytes in both directions are TLS.
+    StartTls,
     /// The client entered transmission with this export: the one that was last answered with `Ok`.
     Transmission {
         /// What the client was told.
@@ -94,6 +109,8 @@ pub enum CloseReason {
     Aborted,
     /// The export of an `NBD_OPT_EXPORT_NAME` was refused, or the server is shutting down.
     ExportRefused,
+    /// `NBD_OPT_EXPORT_NAME`, which cannot be answered with an error, came before TLS that is required.
+    TlsRequired,
 }
 
 #[derive(Debug)]
@@ -114,6 +131,9 @@ enum State {
         kind: OpenKind,
         requests: InfoRequests,
     },
+    /// `NBD_OPT_STARTTLS` is acknowledged; the shell is told once that acknowledgement has been sent.
+    StartingTls,
+    AwaitingTls,
     Entering(ExportInfo),
     Closing(CloseReason),
     Finished,
@@ -125,13 +145,20 @@ enum State {
 enum Verdict {
     Refuse(u32, &'static str),
     UseStructuredReplies,
+    StartTls,
     List,
     Abort,
 }
 
 impl Handshake {
-    /// Starts a handshake; its first step sends the greeting.
+    /// Starts a handshake without TLS; its first step sends the greeting.
     pub fn new(limits: Limits) -> Self {
+        Self::with_tls(limits, TlsPolicy::Off)
+    }
+
+    /// Starts a handshake; its first step sends the greeting. The policy stays the same for the whole connection, as
+    /// the specification demands.
+    pub fn with_tls(limits: Limits, policy: TlsPolicy) -> Self {
         let mut output = BytesMut::with_capacity(64);
         reply::greeting(&mut output);
         Self {
@@ -140,7 +167,8 @@ impl Handshake {
             output,
             fixed_newstyle: false,
             no_zeroes: false,
-            structured: false,
+            tls: Tls::new(policy),
+            negotiated: Negotiated::default(),
             shutting_down: false,
         }
     }
@@ -193,12 +221,18 @@ impl Handshake {
         let output = &mut self.output;
         self.state = match (answer, kind) {
             (Ok(export), OpenKind::ExportName) => {
-                let flags = export.transmission_flags(self.structured);
+                let flags = export.transmission_flags(self.negotiated.structured);
                 reply::export_name(export.size_bytes, flags, self.no_zeroes, output);
                 State::Entering(export)
             }
             (Ok(export), OpenKind::Info | OpenKind::Go) => {
-                reply::infos(option, &export, export.transmission_flags(self.structured), requests, output);
+                reply::infos(
+                    option,
+                    &export,
+                    export.transmission_flags(self.negotiated.structured),
+                    requests,
+                    output,
+                );
                 reply::ack(option, output);
                 if kind == OpenKind::Go { State::Entering(export) } else { State::OptionHeader }
             }
@@ -216,6 +250,19 @@ impl Handshake {
         self.shutting_down = true;
     }
 
+    /// Says that [`Step::StartTls`] is done: from now on bytes come and go encrypted. What was negotiated before is
+    /// forgotten, except for the handshake's flags.
+    ///
+    /// # Panics
+    ///
+    /// If that was not asked.
+    pub fn tls_started(&mut self) {
+        assert!(matches!(self.state, State::AwaitingTls), "tls_started without Step::StartTls");
+        self.tls.started();
+        self.negotiated = Negotiated::default();
+        self.state = State::OptionHeader;
+    }
+
     fn run(&mut self, input: &mut BytesMut) -> Result<Step, ProtocolError> {
         loop {
             if !self.output.is_empty() {
@@ -228,6 +275,8 @@ impl Handshake {
                 State::Discarding { .. } => self.discard(input),
                 State::AwaitingList => panic!("Step::ListExports was not answered"),
                 State::AwaitingOpen { .. } => panic!("Step::OpenExport was not answered"),
+                State::StartingTls => Some(self.start_tls(input)?),
+                State::AwaitingTls => panic!("Step::StartTls was not done"),
                 State::Entering(_) => Some(self.enter()),
                 State::Closing(reason) => Some(Step::Close(*reason)),
                 State::Finished => panic!("the handshake is over"),
@@ -281,6 +330,16 @@ impl Handshake {
             }
             _ if self.shutting_down => {
                 Verdict::Refuse(option_reply::ERR_SHUTDOWN, "the server is shutting down")
+            }
+            spec::option::STARTTLS => match self.tls.answer(len_bytes) {
+                TlsAnswer::Start => Verdict::StartTls,
+                TlsAnswer::Refuse(reply_type, message) => Verdict::Refuse(reply_type, message),
+            },
+            spec::option::EXPORT_NAME if self.tls.is_missing() => {
+                return Ok(State::Closing(CloseReason::TlsRequired));
+            }
+            _ if self.tls.is_missing() => {
+                Verdict::Refuse(option_reply::ERR_TLS_REQD, "this server serves nothing without TLS")
             }
             spec::option::EXPORT_NAME => return Ok(State::OptionData(announced)),
             spec::option::INFO | spec::option::GO if len_bytes <= self.limits.option_bytes_max => {
@@ -343,7 +402,11 @@ impl Handshake {
         match then {
             Verdict::Refuse(reply_type, message) => self.refuse(option, reply_type, message),
             Verdict::UseStructuredReplies => {
-                self.structured = true;
+                self.negotiated.structured = true;
+                reply::ack(option, &mut self.output);
+            }
+            Verdict::StartTls => {
+                self.state = State::StartingTls;
                 reply::ack(option, &mut self.output);
             }
             Verdict::List => {
@@ -362,11 +425,21 @@ impl Handshake {
         reply::error(option, reply_type, message, &mut self.output);
     }
 
+    /// Once the acknowledgement has been sent. Bytes that came before it cannot be the start of TLS, which a client
+    /// begins when it has the acknowledgement: an attacker may have put them there.
+    fn start_tls(&mut self, input: &BytesMut) -> Result<Step, ProtocolError> {
+        if !input.is_empty() {
+            return Err(ProtocolError::PlainTextBeforeTls(input.len()));
+        }
+        self.state = State::AwaitingTls;
+        Ok(Step::StartTls)
+    }
+
     fn enter(&mut self) -> Step {
         let State::Entering(export) = std::mem::replace(&mut self.state, State::Finished) else {
             unreachable!("called for this state only");
         };
-        Step::Transmission { export, structured: self.structured }
+        Step::Transmission { export, structured: self.negotiated.structured }
     }
 }
 

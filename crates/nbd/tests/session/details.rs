@@ -4,7 +4,7 @@ use crate::shell;
 use bytes::BytesMut;
 use quoin_nbd::{
     Cookie, Errno, ExportError, ExportErrorKind, Handshake, Limits, Operation, PAYLOAD_BYTES_MAX,
-    ProtocolError, Received, ReplyEncoder, Request, STRING_BYTES_MAX, Step, Transmission,
+    ProtocolError, Received, ReplyEncoder, Request, STRING_BYTES_MAX, Step, TlsPolicy, Transmission,
 };
 
 fn transmission(export: &str, structured: bool) -> Transmission {
@@ -175,6 +175,43 @@ fn headers_keep_within_their_stated_size() {
         replies.ok(Cookie(1), &mut out);
         assert!(out.len() <= ReplyEncoder::HEADER_BYTES_MAX);
     }
+}
+
+/// A handshake that may be encrypted, with the given bytes behind the client's flags.
+fn offering_tls(bytes: &[u8]) -> (Handshake, BytesMut) {
+    let mut handshake = Handshake::with_tls(Limits::default(), TlsPolicy::Available);
+    let mut input = BytesMut::from(&b"\0\0\0\x03"[..]);
+    input.extend_from_slice(bytes);
+    assert!(matches!(handshake.advance(&mut input), Ok(Step::Send(_))), "the greeting");
+    (handshake, input)
+}
+
+#[test]
+fn plain_text_behind_starttls_is_never_taken_for_what_tls_protects() {
+    let abort = b"IHAVEOPT\0\0\0\x02\0\0\0\0";
+    let (mut handshake, mut input) = offering_tls(&[b"IHAVEOPT\0\0\0\x05\0\0\0\0", &abort[..]].concat());
+    assert!(matches!(handshake.advance(&mut input), Ok(Step::Send(_))), "the acknowledgement");
+    assert_eq!(handshake.advance(&mut input), Err(ProtocolError::PlainTextBeforeTls(16)));
+    assert_eq!(handshake.advance(&mut BytesMut::new()), Err(ProtocolError::PlainTextBeforeTls(16)));
+}
+
+#[test]
+fn tls_starts_when_its_acknowledgement_was_sent() {
+    let (mut handshake, mut input) = offering_tls(b"IHAVEOPT\0\0\0\x05\0\0\0\0");
+    let Ok(Step::Send(acknowledgement)) = handshake.advance(&mut input) else { panic!("an answer") };
+    assert_eq!(acknowledgement[12..16], [0, 0, 0, 1]);
+    assert_eq!(handshake.advance(&mut input), Ok(Step::StartTls));
+    handshake.tls_started();
+    assert_eq!(handshake.advance(&mut input), Ok(Step::NeedMore { missing: 16 }));
+}
+
+#[test]
+#[should_panic(expected = "Step::StartTls was not done")]
+fn going_on_without_the_tls_agreed_on_is_the_shells_bug() {
+    let (mut handshake, mut input) = offering_tls(b"IHAVEOPT\0\0\0\x05\0\0\0\0");
+    assert!(handshake.advance(&mut input).is_ok());
+    assert_eq!(handshake.advance(&mut input), Ok(Step::StartTls));
+    let _ = handshake.advance(&mut input);
 }
 
 #[test]

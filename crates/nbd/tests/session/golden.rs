@@ -2,11 +2,11 @@
 //!
 //! A line is `C:` (the client sends), `S:` (the server must have sent exactly this), `R:` (what the session asked the
 //! shell, one thing per line), `do:` (`shutdown` or `refuse-list`) or `end:` (how it must end). `== title` starts a
-//! conversation, `given: simple|structured EXPORT` starts it in transmission. An indented line continues the one above.
+//! conversation, `given: simple|structured EXPORT` starts it in transmission, `tls: available|required` with that policy. An indented line continues the one above.
 //! Bytes are hex with `_` for the eye, `"text"`, or `HEX*COUNT`. `#` starts a comment.
 
 use crate::shell::{End, Shell};
-use quoin_nbd::{CloseReason, Limits};
+use quoin_nbd::{CloseReason, Limits, TlsPolicy};
 
 /// Bounds small enough for a text file.
 const LIMITS: Limits =
@@ -15,6 +15,11 @@ const LIMITS: Limits =
 #[test]
 fn handshake() {
     assert_eq!(play(include_str!("golden/handshake.txt")), 24);
+}
+
+#[test]
+fn handshake_with_tls() {
+    assert_eq!(play(include_str!("golden/tls.txt")), 8);
 }
 
 #[test]
@@ -80,6 +85,14 @@ impl<'a> Player<'a> {
                 let (replies, export) = rest.split_once(' ').expect("`given: replies export`");
                 self.shell = Shell::transmitting(export, replies == "structured", LIMITS);
             }
+            "tls" => {
+                let policy = match rest {
+                    "available" => TlsPolicy::Available,
+                    "required" => TlsPolicy::Required,
+                    _ => panic!("{}: tls: {rest}", self.title),
+                };
+                self.shell = Shell::with_tls(LIMITS, policy);
+            }
             "do" => match rest {
                 "shutdown" => self.shell.begin_shutdown(),
                 "refuse-list" => self.shell.list_refused = true,
@@ -109,6 +122,7 @@ impl<'a> Player<'a> {
                 let end = match self.shell.end.take() {
                     Some(End::Closed(CloseReason::Aborted)) => "aborted".to_owned(),
                     Some(End::Closed(CloseReason::ExportRefused)) => "refused".to_owned(),
+                    Some(End::Closed(CloseReason::TlsRequired)) => "tls required".to_owned(),
                     Some(End::Disconnected) => "disconnected".to_owned(),
                     Some(End::Broken(error)) => error.to_string(),
                     None => "nothing".to_owned(),

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use quoin_nbd::{
     BlockSizes, CloseReason, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
-    Handshake, Limits, OpenKind, Operation, ProtocolError, Received, Request, Step, Transmission,
+    Handshake, Limits, OpenKind, Operation, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
 };
 
 pub(crate) const SIZE_BYTES: u64 = 64 << 10;
@@ -41,6 +41,11 @@ impl Shell {
     /// Starts with the handshake.
     pub(crate) fn new(limits: Limits) -> Self {
         Self::start(Phase::Handshake(Handshake::new(limits)), limits)
+    }
+
+    /// Starts with a handshake that knows TLS.
+    pub(crate) fn with_tls(limits: Limits, policy: TlsPolicy) -> Self {
+        Self::start(Phase::Handshake(Handshake::with_tls(limits, policy)), limits)
     }
 
     /// Starts in transmission.
@@ -101,6 +106,10 @@ impl Shell {
                 return false;
             }
             Step::Send(bytes) => self.output.extend_from_slice(&bytes),
+            Step::StartTls => {
+                self.asked.push("start tls".into());
+                handshake.tls_started();
+            }
             Step::ListExports => {
                 self.asked.push("list".into());
                 let entries =

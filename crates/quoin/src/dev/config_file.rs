@@ -44,7 +44,9 @@ fn table(layout: &Layout, state: &State, member: &MemberState) -> Table {
         }
         Role::Gateway => {
             set("name", member.name.clone());
-            set("nbd_listen", member.listen.to_string());
+            let socket = layout.nbd_socket().map(|path| format!("unix://{}", path.display()));
+            let listen = std::iter::once(format!("tcp://{}", member.listen)).chain(socket);
+            table.insert("listen".to_owned(), strings(listen));
             table.insert("managers".to_owned(), strings(state.manager_addresses().into_iter()));
         }
     }
@@ -91,7 +93,10 @@ mod tests {
 
         let member = Member::new(Role::Gateway, 1);
         let (config, _) = load::<GatewayOptions>(&layout, member).resolve().unwrap();
-        assert_eq!((config.id.as_str(), config.nbd_listen.port()), ("gateway-1", 10809));
+        assert_eq!(
+            (config.id.as_str(), config.listen[0].to_string()),
+            ("gateway-1", "127.0.0.1:10809".to_owned())
+        );
         assert_eq!(config.managers, ["127.0.0.1:7400", "127.0.0.1:7402"]);
     }
 }

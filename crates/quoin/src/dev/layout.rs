@@ -2,6 +2,7 @@
 
 use super::member::Member;
 use crate::failure::Failure;
+use quoin_gateway::ListenAddress;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -62,6 +63,14 @@ impl Layout {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.dir.join("run/dev.lock")
+    }
+
+    /// The gateway's Unix socket; none if the directory's path is too long for one.
+    pub(crate) fn nbd_socket(&self) -> Option<PathBuf> {
+        let path = self.dir.join("run/nbd.sock");
+        let address: Result<ListenAddress, _> = format!("unix://{}", path.display()).parse();
+        // A list of options is cut at commas.
+        (address.is_ok() && !path.as_os_str().as_encoded_bytes().contains(&b',')).then_some(path)
     }
 
     pub(crate) fn config(&self, member: Member) -> PathBuf {

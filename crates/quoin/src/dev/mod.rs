@@ -3,6 +3,7 @@
 mod bring_up;
 mod config_file;
 mod control;
+mod doors;
 mod layout;
 mod leftovers;
 mod member;
@@ -222,8 +223,10 @@ impl Supervisor {
         let victim = self.state.of(Role::StorageNode).last().map_or(1, |node| node.n);
         let writes = (size.0 / 65536).clamp(1, 16384);
         let fill = format!("qemu-img bench -w -f raw -t none -s 65536 -d 16 -c {writes} {uri}");
+        let unix_uri = self.layout.nbd_socket().map(|socket| unix_uri(&self.state.volume, &socket));
         self.say.ready(
             uri,
+            unix_uri.as_deref(),
             &[
                 ("fill it", fill),
                 ("kill a storage node meanwhile", format!("{program} dev kill storage-node-{victim}{dir}")),
@@ -231,6 +234,16 @@ impl Supervisor {
             ],
         );
     }
+}
+
+/// The NBD project's URI of an export behind a Unix socket.
+fn unix_uri(export: &str, socket: &Path) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let path = socket.as_os_str().as_encoded_bytes().iter().map(|byte| match is_plain(*byte) {
+        true => char::from(*byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    format!("nbd+unix:///{export}?socket={}", path.collect::<String>())
 }
 
 /// How the user can call this very program again: by its path from here, if that is shorter.
@@ -268,5 +281,16 @@ impl Signals {
             }
         });
         Ok(signals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sockets_path_survives_its_uri() {
+        let uri = unix_uri("vol1", Path::new("/tmp/a b&c/run/nbd.sock"));
+        assert_eq!(uri, "nbd+unix:///vol1?socket=/tmp/a%20b%26c/run/nbd.sock");
     }
 }

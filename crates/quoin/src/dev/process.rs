@@ -5,6 +5,7 @@ use super::member::Member;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -29,13 +30,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts this very executable in the member's role. `on_exit` is called once, when it has ended.
+    /// Starts this very executable in the member's role, and hands it these listening sockets. `on_exit` is called once, when it
+    /// has ended.
     ///
     /// The child gets a process group of its own, so that Ctrl-C reaches the supervisor alone, and none of the `QUOIN_…`
     /// variables, which would be stronger than its configuration file.
     pub(crate) fn spawn(
         layout: &Layout,
         member: Member,
+        sockets: &[OwnedFd],
         on_exit: impl FnOnce(ExitStatus) + Send + 'static,
     ) -> io::Result<Self> {
         let log = open_log(&layout.log(member))?;
@@ -47,6 +50,9 @@ impl Process {
             if variable.as_encoded_bytes().starts_with(b"QUOIN_") {
                 command.env_remove(variable);
             }
+        }
+        if !sockets.is_empty() {
+            quoin_disk::inherited::pass_listening_sockets(command.as_std_mut(), sockets)?;
         }
         let child = command.spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("the child has no pid"))?;

@@ -22,12 +22,16 @@ impl Say {
     }
 
     /// The cluster serves its volume. `ready URI`, on a line of its own, is what scripts wait for.
-    pub(crate) fn ready(self, uri: &str, commands: &[(&str, String)]) {
+    pub(crate) fn ready(self, uri: &str, unix_uri: Option<&str>, commands: &[(&str, String)]) {
         if self.as_json {
-            self.line(&serde_json::json!({ "event": "ready", "uri": uri }).to_string());
+            let ready = serde_json::json!({ "event": "ready", "uri": uri, "unix_uri": unix_uri });
+            self.line(&ready.to_string());
             return;
         }
         self.line(&format!("ready {uri}"));
+        if let Some(unix_uri) = unix_uri {
+            self.line(&format!("   or {unix_uri}"));
+        }
         self.line("\ntry, in another terminal:");
         for (purpose, command) in commands {
             self.line(&format!("  # {purpose}\n  {command}"));

@@ -4,8 +4,9 @@
 //! [`super::shut_down`].
 
 use super::control::{Action, Reply, Request};
+use super::doors;
 use super::layout::{Layout, write_atomically};
-use super::member::{Member, RespawnRoles};
+use super::member::{Member, RespawnRoles, Role};
 use super::probe;
 use super::process::{Process, describe, log_tail};
 use super::respawn::Backoff;
@@ -14,6 +15,7 @@ use super::state::State;
 use crate::failure::Failure;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +60,9 @@ pub(crate) struct Supervisor {
     respawn: RespawnRoles,
     pub(super) say: Say,
     pub(super) slots: BTreeMap<Member, Slot>,
+    /// Where the gateway listens, for as long as there is one or one is to come: its clients wait while it is started again, and
+    /// are not refused.
+    doors: Vec<OwnedFd>,
     events: mpsc::UnboundedSender<Event>,
     is_up: bool,
 }
@@ -71,7 +76,7 @@ impl Supervisor {
         events: mpsc::UnboundedSender<Event>,
     ) -> Self {
         let slots = state.members.iter().map(|member| (member.member(), Slot::default())).collect();
-        Self { layout, state, respawn, say, slots, events, is_up: false }
+        Self { layout, state, respawn, say, slots, doors: Vec::new(), events, is_up: false }
     }
 
     /// Starts every process.
@@ -121,7 +126,11 @@ impl Supervisor {
             // Nobody listens any more once the supervisor has ended.
             let _ = events.send(Event::Exited { member, run, status });
         };
-        let process = Process::spawn(&self.layout, member, on_exit)
+        if member.role == Role::Gateway && self.doors.is_empty() {
+            self.doors = doors::open(self.state.gateway().listen, self.layout.nbd_socket().as_deref())?;
+        }
+        let doors = if member.role == Role::Gateway { &self.doors[..] } else { &[] };
+        let process = Process::spawn(&self.layout, member, doors, on_exit)
             .map_err(|error| Failure::io(format_args!("start {member}"), &error))?;
         let pid = process.pid;
         let slot = self.slot(member);
@@ -144,7 +153,11 @@ impl Supervisor {
         for answer in slot.waiting.drain(..) {
             let _ = answer.send(Reply::Done { message: format!("{member} {how}"), pid: None });
         }
-        if slot.is_stopped {
+        let is_stopped = slot.is_stopped;
+        if member.role == Role::Gateway && (is_stopped || !self.respawn.contains(Role::Gateway)) {
+            self.doors.clear();
+        }
+        if is_stopped {
             self.say.progress(&format!("{member} was stopped; `quoin dev start {member}` starts it again"));
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::units::duration::Period;
 use crate::units::size::Size;
+use quoin_gateway::{ClientCertificates, ListenAddress};
 use quoin_service::logging::LogFormat;
 use rustix::net::sockopt::set_tcp_congestion;
 use serde::Deserialize;
@@ -182,13 +183,67 @@ values! {
     Period: "write for example 500ms or 2s",
     SocketAddr: "write an IP address and a port, for example 127.0.0.1:7400 or [::]:7400",
     LogFormat: "write text or json",
+    ListenAddress: "write for example tcp://127.0.0.1:10809 or unix:///run/quoin/nbd.sock",
 }
 
 impl Value for PathBuf {
-    const HINT: &'static str = "write the path of a directory";
+    const HINT: &'static str = "write a path";
 
     fn read(text: &str) -> Result<Self, String> {
         if text.is_empty() { Err("the path is empty".to_owned()) } else { Ok(Path::new(text).to_owned()) }
+    }
+}
+
+/// A file's permissions, in octal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FileMode(pub(crate) u32);
+
+impl Value for FileMode {
+    const HINT: &'static str = "write three octal digits, for example 0660";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 && !text.starts_with('+') => Ok(Self(mode)),
+            _ => Err("this is no mode".to_owned()),
+        }
+    }
+}
+
+/// Whether clients may, or must, use TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TlsMode {
+    Off,
+    Available,
+    Required,
+}
+
+impl Value for TlsMode {
+    const HINT: &'static str = "write off, available or required";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "available" => Ok(Self::Available),
+            "required" => Ok(Self::Required),
+            _ => Err("this is no mode of TLS".to_owned()),
+        }
+    }
+}
+
+/// What is asked of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClientCertificatesMode(pub(crate) ClientCertificates);
+
+impl Value for ClientCertificatesMode {
+    const HINT: &'static str = "write off, optional or required";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(ClientCertificates::Off)),
+            "optional" => Ok(Self(ClientCertificates::Optional)),
+            "required" => Ok(Self(ClientCertificates::Required)),
+            _ => Err("this is no such mode".to_owned()),
+        }
     }
 }
 
@@ -294,6 +349,15 @@ mod tests {
         assert_eq!(good.0, [HostPort("a:1".to_owned()), HostPort("b:2".to_owned())]);
         assert!(List::<HostPort>::read("a:1,b").unwrap_err().contains("`b`"));
         assert!(List::<HostPort>::read(" , ").is_err());
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(FileMode::read("0660"), Ok(FileMode(0o660)));
+        assert_eq!(FileMode::read("600"), Ok(FileMode(0o600)));
+        for text in ["", "0o660", "680", "1777", "-1", "+60", "rw"] {
+            assert!(FileMode::read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

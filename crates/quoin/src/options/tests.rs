@@ -1,3 +1,4 @@
+use super::gateway::GatewayOptions;
 use super::manager::ManagerOptions;
 use super::storage_node::StorageNodeOptions;
 use super::{Options, RoleArgs};
@@ -99,4 +100,64 @@ fn scrub_is_on_unless_it_is_turned_off() {
     assert_eq!(limits(&["--scrub-rate", "0"]).unwrap().scrub_bytes_per_second, None);
     assert_eq!(limits(&["--scrub-rate", "1MB"]).unwrap().scrub_bytes_per_second, Some(1_000_000));
     assert!(limits(&["--scrub-rate", "4KiB"]).unwrap_err().message.contains("`scrub_rate`"));
+}
+
+#[test]
+fn a_gateway_listens_where_it_is_told_and_bounds_its_clients() {
+    let file = "name = 'g'\ndata_dir = '/d'\nmanagers = 'a:1'\n";
+    let read = |more: &str| load::<GatewayOptions>(&format!("{file}{more}"), &[]).unwrap().resolve();
+    let (config, _) = read("").unwrap();
+    assert_eq!(config.listen, ["127.0.0.1:10809".parse().unwrap()]);
+    assert_eq!((config.limits.connections_max, config.limits.connections_per_address_max), (1024, 1024));
+    let (config, _) = read(
+        "listen = ['tcp://[::1]:10809', 'unix:///run/q.sock']\nsocket_mode = '600'\nconnections_max = 9",
+    )
+    .unwrap();
+    assert_eq!(config.listen[1].to_string(), "unix:///run/q.sock");
+    assert_eq!((config.socket_mode, config.limits.connections_per_address_max), (0o600, 9));
+    for (bad, why) in [
+        ("listen = 'here'", "`listen`"),
+        ("listen = 'unix://q.sock'", "absolute"),
+        ("socket_mode = '9'", "`socket_mode`"),
+        ("connections_per_address_max = 0", "`connections_per_address_max`"),
+        ("handshake_timeout = '0s'", "`handshake_timeout`"),
+        ("clients_memory_max = '4MiB'", "`clients_memory_max`"),
+        ("client_memory_max = '2GiB'", "less than `client_memory_max`"),
+    ] {
+        let failure = read(bad).unwrap_err();
+        assert_eq!(failure.kind, Kind::BadUsage);
+        assert!(failure.message.contains(why), "{}", failure.message);
+    }
+}
+
+#[test]
+fn tls_has_one_kind_of_credentials_and_a_ca_means_that_it_is_used() {
+    use quoin_gateway::{ClientCertificates, TlsCredentials};
+    let file = "name = 'g'\ndata_dir = '/d'\nmanagers = 'a:1'\n";
+    let read = |more: &str| {
+        load::<GatewayOptions>(&format!("{file}{more}"), &[]).unwrap().resolve().map(|(config, _)| config.tls)
+    };
+    let clients = |more: &str| match read(more).unwrap().unwrap().credentials {
+        TlsCredentials::Certificate { clients, .. } => clients,
+        TlsCredentials::Keys(_) => panic!("certificates were given"),
+    };
+    assert!(read("tls_certificate = '/c'").unwrap().is_none(), "off is off");
+    let pair = "tls = 'required'\ntls_certificate = '/c'\ntls_key = '/k'\n";
+    assert!(read(pair).unwrap().unwrap().required);
+    assert_eq!(clients(pair), ClientCertificates::Off);
+    assert_eq!(clients(&format!("{pair}tls_client_ca = '/a'")), ClientCertificates::Required);
+    let optional = format!("{pair}tls_client_ca = '/a'\ntls_client_certificates = 'optional'");
+    assert_eq!(clients(&optional), ClientCertificates::Optional);
+    let keys = read("tls = 'available'\ntls_psk_file = '/p'").unwrap().unwrap();
+    assert!(!keys.required && matches!(keys.credentials, TlsCredentials::Keys(_)));
+    for (bad, why) in [
+        ("tls = 'on'".to_owned(), "`tls`"),
+        ("tls = 'required'".to_owned(), "credentials"),
+        ("tls = 'required'\ntls_certificate = '/c'".to_owned(), "`tls_key` is required"),
+        (format!("{pair}tls_psk_file = '/p'"), "`tls_psk_file`"),
+        (format!("{pair}tls_client_certificates = 'required'"), "`tls_client_certificates`"),
+    ] {
+        let failure = read(&bad).unwrap_err();
+        assert!(failure.message.contains(why), "{}", failure.message);
+    }
 }

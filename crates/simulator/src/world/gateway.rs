@@ -587,6 +587,7 @@ impl World {
             match handshake.advance(&mut client.input) {
                 Ok(Step::NeedMore { .. }) => break,
                 Ok(Step::Send(bytes)) => sent.extend_from_slice(&bytes),
+                Ok(Step::StartTls) => unreachable!("this session was not given TLS to offer"),
                 Ok(Step::ListExports) => handshake.answer_list(Ok(&[])),
                 Ok(Step::OpenExport { .. }) => {
                     let fresh = Box::new(Handshake::new(Limits::default()));

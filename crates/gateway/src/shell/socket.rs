@@ -1,0 +1,233 @@
+//! A client's socket: TCP or Unix, in plain text or encrypted, as one type.
+
+use bytes::{Buf, BytesMut};
+use quoin_tls::{Session, TlsError};
+use quoin_transport::Socket;
+use std::cell::{OnceCell, RefCell};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+
+/// What is read at once where encrypted bytes come.
+const CIPHER_READ_BYTES: usize = 64 * 1024;
+
+/// A client's socket. It begins in plain text, and may go on encrypted.
+pub(super) struct ClientSocket {
+    plain: Plain,
+    tls: OnceCell<RefCell<Tls>>,
+}
+
+#[derive(Debug)]
+enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The encrypted layer, and what has come of it.
+struct Tls {
+    session: Session,
+    incoming: BytesMut,
+    has_ended: bool,
+}
+
+/// Why an encrypted session could not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TlsStartError {
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Who is at the other end, as logs name it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    Tcp(SocketAddr),
+    /// A process of this machine, with its pid and user id where the system tells them.
+    Unix(Option<(i32, u32)>),
+}
+
+impl Peer {
+    /// The machine that it is on; none if that is this one for certain.
+    pub(super) fn machine(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(Some((pid, user))) => write!(f, "process {pid} of user {user}"),
+            Self::Unix(None) => f.write_str("a process of this machine"),
+        }
+    }
+}
+
+impl From<TcpStream> for ClientSocket {
+    fn from(stream: TcpStream) -> Self {
+        Self { plain: Plain::Tcp(stream), tls: OnceCell::new() }
+    }
+}
+
+impl From<UnixStream> for ClientSocket {
+    fn from(stream: UnixStream) -> Self {
+        Self { plain: Plain::Unix(stream), tls: OnceCell::new() }
+    }
+}
+
+impl Plain {
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    fn try_read_buf(&self, input: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => quoin_transport::try_read(stream, input),
+            Self::Unix(stream) => stream.try_read_buf(input),
+        }
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
+            Self::Unix(stream) => stream.try_write_vectored(slices),
+        }
+    }
+}
+
+impl ClientSocket {
+    /// Sets it up: no delay for small answers, and an end for a peer that is gone without a word.
+    pub(super) fn prepare(&self, peer_timeout: Duration, congestion_control: Option<&str>) -> io::Result<()> {
+        let Plain::Tcp(stream) = &self.plain else { return Ok(()) };
+        quoin_transport::prepare(stream, congestion_control)?;
+        quoin_transport::end_when_silent(stream, peer_timeout)
+    }
+
+    /// Whether it is for processes of this machine, as far as the permissions of its file let them.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.plain, Plain::Unix(_))
+    }
+
+    /// Waits for bytes and reads what is there, at most about `room` of it; 0 at the end.
+    pub(super) async fn fill(&self, input: &mut BytesMut, room: usize) -> io::Result<usize> {
+        loop {
+            self.plain.readable().await?;
+            let read = match self.tls.get() {
+                None => {
+                    input.reserve(room);
+                    self.plain.try_read_buf(input)
+                }
+                Some(tls) => tls.borrow_mut().read(&self.plain, input),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Goes on encrypted: runs the handshake of TLS. What the client says behind it is put into `input`.
+    pub(super) async fn start_tls(
+        &self,
+        session: Session,
+        input: &mut BytesMut,
+    ) -> Result<(), TlsStartError> {
+        let mut tls = Tls { session, incoming: BytesMut::new(), has_ended: false };
+        while tls.session.is_handshaking() {
+            self.plain.readable().await?;
+            tls.incoming.reserve(CIPHER_READ_BYTES);
+            match self.plain.try_read_buf(&mut tls.incoming) {
+                Ok(0) => return Err(TlsError::Left.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let received = tls.session.receive(&mut tls.incoming, input);
+            // Also after an error: it tells the client what was wrong.
+            while !tls.flush(&self.plain)? {
+                self.plain.writable().await?;
+            }
+            tls.has_ended = received?;
+        }
+        assert!(self.tls.set(RefCell::new(tls)).is_ok(), "a connection is encrypted once");
+        Ok(())
+    }
+}
+
+impl Tls {
+    fn read(&mut self, plain: &Plain, input: &mut BytesMut) -> io::Result<usize> {
+        if self.has_ended {
+            return Ok(0);
+        }
+        self.incoming.reserve(CIPHER_READ_BYTES);
+        if plain.try_read_buf(&mut self.incoming)? == 0 {
+            return Ok(0);
+        }
+        let before = input.len();
+        let received = self.session.receive(&mut self.incoming, input);
+        // A full socket keeps the rest for the next write.
+        self.flush(plain)?;
+        self.has_ended = received.map_err(io::Error::other)?;
+        match input.len() - before {
+            0 if !self.has_ended => Err(io::ErrorKind::WouldBlock.into()),
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn write(&mut self, plain: &Plain, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.flush(plain)?;
+        let taken = self.session.send(slices).map_err(io::Error::other)?;
+        self.flush(plain)?;
+        if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    /// Sends what is encrypted, as far as the socket takes it. `true`: all of it.
+    fn flush(&mut self, plain: &Plain) -> io::Result<bool> {
+        let output = self.session.output();
+        while !output.is_empty() {
+            match plain.try_write_vectored(&[IoSlice::new(output)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => output.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Socket for ClientSocket {
+    async fn writable(&self) -> io::Result<()> {
+        self.plain.writable().await
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.tls.get() {
+            None => self.plain.try_write_vectored(slices),
+            Some(tls) => tls.borrow_mut().write(&self.plain, slices),
+        }
+    }
+
+    fn try_flush(&self) -> io::Result<bool> {
+        match self.tls.get() {
+            None => Ok(true),
+            Some(tls) => tls.borrow_mut().flush(&self.plain),
+        }
+    }
+}
