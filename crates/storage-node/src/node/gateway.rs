@@ -23,6 +23,7 @@ impl Node {
             Message::Zero(zero) => self.on_zero(session, zero),
             Message::Snapshot(snapshot) => self.on_snapshot(session, snapshot),
             Message::Read(read) => self.on_read(session, read),
+            Message::BlockStatus(asked) => self.on_block_status(session, &asked),
             Message::Heartbeat(heartbeat) => {
                 self.on_heartbeat(session, &heartbeat, now);
                 Ok(())
