@@ -4,6 +4,7 @@
 //! `cargo test -p quoin-e2e -- --nocapture`; `E2E_KEEP=1` keeps the directory of a test that failed.
 
 mod attach;
+mod block_status;
 mod clients;
 mod command_line;
 mod copies;

@@ -46,6 +46,8 @@ pub struct ClientLimits {
     pub handshake_timeout: Duration,
     /// How long the machine of a TCP client may be silent, or take nothing of what is sent.
     pub peer_timeout: Duration,
+    /// The most requests in flight on one connection.
+    pub client_requests_max: usize,
     /// The most bytes held for one client: answers to reads under way, answers not fetched, requests that have not come whole.
     pub client_memory_bytes_max: usize,
     /// The most for all clients together.

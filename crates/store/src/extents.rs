@@ -146,23 +146,12 @@ impl Engine {
         from: ExtentIndex,
         mut visit: impl FnMut(ExtentIndex, Version) -> bool,
     ) -> Result<(), Error> {
-        let chain: Vec<(&Replica, Layer)> = self
-            .chain(map)
-            .into_iter()
-            .filter_map(|map| Some((self.replicas.get(&map.replica)?, map.layer)))
-            .collect();
-        let may_exceed = |extent: ExtentIndex| {
-            chain.iter().any(|(replica, layer)| {
-                let kept = (*layer != Layer::LIVE).then(|| replica.layer_maps.range(*layer..));
-                extent.0 < replica.map.extents() && replica.map.may_exceed(extent, since)
-                    || kept.is_some_and(|mut maps| maps.any(|(_, map)| map.touches_chunk_of(extent)))
-            })
-        };
+        let chain = self.links(map);
         let mut skip = false;
         for extent in (from.0..replica.map.extents()).map(ExtentIndex) {
             // What says of one extent of a chunk of a layer says it of all; those of the live maps are larger still.
             if extent == from || extent.0.is_multiple_of(CHUNK_ENTRIES) {
-                skip = !may_exceed(extent);
+                skip = !chain.may_exceed(extent, since);
             }
             if skip {
                 continue;
@@ -177,6 +166,12 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The maps that a view looks at, to be skipped through.
+    pub(crate) fn links(&self, from: MapId) -> Chain<'_> {
+        let link = |map: MapId| Some((self.replicas.get(&map.replica)?, map.layer));
+        Chain(self.chain(from).into_iter().filter_map(link).collect())
     }
 
     /// How many slots a write to this range would take (rule W5). All of them, where that is not known.
@@ -196,6 +191,20 @@ impl Engine {
                 .is_ok_and(|held| held.is_private() && held.entry.slot.is_some())
         });
         new.count() as u32
+    }
+}
+
+/// The maps that a view looks at, one after the other.
+pub(crate) struct Chain<'a>(Vec<(&'a Replica, Layer)>);
+
+impl Chain<'_> {
+    /// Whether an extent of its chunk (of [`CHUNK_ENTRIES`]) may have a version above `since`, for all that the maps say.
+    pub(crate) fn may_exceed(&self, extent: ExtentIndex, since: Version) -> bool {
+        self.0.iter().any(|(replica, layer)| {
+            let kept = (*layer != Layer::LIVE).then(|| replica.layer_maps.range(*layer..));
+            extent.0 < replica.map.extents() && replica.map.may_exceed(extent, since)
+                || kept.is_some_and(|mut maps| maps.any(|(_, map)| map.touches_chunk_of(extent)))
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 //! The invariants E1–E4 (DESIGN §4) are cited where the fields that carry them live; `docs/disk-format.md` has the bytes.
 
 mod apply;
+mod blocks;
 mod checkpoint;
 mod dump;
 mod engine;

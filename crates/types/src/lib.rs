@@ -3,6 +3,7 @@
 //! Every other crate looks down at this one. It holds no behaviour beyond arithmetic on its own words: no I/O, no
 //! clock, no randomness. The meaning of each word is fixed in `ARCHITECTURE.md`.
 
+pub mod block;
 pub mod collections;
 pub mod durability;
 pub mod hex;

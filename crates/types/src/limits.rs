@@ -16,6 +16,8 @@ pub const WRITE_BYTES_MAX: u64 = 1 << 20;
 pub const ZERO_BYTES_MAX: u64 = 256 << 20;
 /// The most data that one read between gateway and storage node asks for, in bytes.
 pub const READ_BYTES_MAX: u64 = 1 << 20;
+/// The most runs of like blocks that a storage node tells of at once.
+pub const BLOCK_RUNS_MAX: usize = 4096;
 /// The longest name of a volume, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 128;
 /// The most snapshots that a volume keeps.

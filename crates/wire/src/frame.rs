@@ -3,7 +3,8 @@
 use crate::fields::{Fields, PutFields};
 use crate::message::*;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX};
+use quoin_types::block::{BlockRun, BlockState};
+use quoin_types::limits::{BLOCK_RUNS_MAX, READ_BYTES_MAX, WRITE_BYTES_MAX};
 use quoin_types::{
     BLOCK_BYTES, BootId, ClusterId, DiskId, Epoch, ExtentIndex, Generation, InstanceId, NodeId, ReplicaId,
     SegmentId, SessionId, SnapshotId, VolumeId,
@@ -75,6 +76,8 @@ mod kind {
     pub(super) const LIST_SNAPSHOTS: u8 = 26;
     pub(super) const SNAPSHOT_LIST: u8 = 27;
     pub(super) const SYNC: u8 = 28;
+    pub(super) const BLOCK_STATUS: u8 = 29;
+    pub(super) const BLOCK_STATUS_REPLY: u8 = 30;
 }
 
 /// Appends a message's header and meta to `out` and returns its data, which must follow on the wire (it may be empty).
@@ -240,6 +243,8 @@ fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
             kind::LIST_REPLY
         }
         Message::Fetch(fetch) => put_fetch(fetch, out),
+        Message::BlockStatus(status) => put_block_status(status, out),
+        Message::BlockStatusReply(reply) => put_block_status_reply(reply, out),
         Message::Write(_) | Message::Zero(_) | Message::ReadReply(_) | Message::FetchReply(_) => {
             unreachable!("encoded above")
         }
@@ -376,6 +381,35 @@ fn put_read_reply(reply: &ReadReply, out: &mut BytesMut) -> (u8, Bytes) {
         }
     }
     (kind::READ_REPLY, data)
+}
+
+fn put_block_status(status: &BlockStatus, out: &mut BytesMut) -> u8 {
+    out.put_u64_le(status.id);
+    out.put_u64_le(status.replica.0);
+    out.put_u64_le(status.epoch.0);
+    out.put_u64_le(status.after.0);
+    out.put_u64_le(status.offset);
+    out.put_u64_le(status.length);
+    out.view(status.since);
+    kind::BLOCK_STATUS
+}
+
+fn put_block_status_reply(reply: &BlockStatusReply, out: &mut BytesMut) -> u8 {
+    out.put_u64_le(reply.id);
+    out.put_u64_le(reply.replica.0);
+    out.result(&reply.result, |out, runs| {
+        out.list(runs, |out, run| {
+            out.put_u32_le(run.blocks);
+            out.put_u8(match run.state {
+                BlockState::Data => 0,
+                BlockState::Zero => 1,
+                BlockState::Hole => 2,
+                BlockState::Changed => 3,
+                BlockState::Unchanged => 4,
+            });
+        });
+    });
+    kind::BLOCK_STATUS_REPLY
 }
 
 fn put_held(replicas: &[(ReplicaId, Epoch)], out: &mut BytesMut) {
@@ -579,6 +613,12 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
             view: f.view()?,
         }),
         kind::FETCH_REPLY => Message::FetchReply(get_fetch_reply(f, data)?),
+        kind::BLOCK_STATUS => Message::BlockStatus(get_block_status(f)?),
+        kind::BLOCK_STATUS_REPLY => Message::BlockStatusReply(BlockStatusReply {
+            id: f.u64()?,
+            replica: f.replica()?,
+            result: f.result(get_block_runs)?,
+        }),
         other => return Err(FrameError::Kind(other)),
     })
 }
@@ -669,6 +709,42 @@ fn get_read_reply(f: &mut Fields, data: Bytes) -> Result<ReadReply, FrameError> 
         _ => return Err(FrameError::Value("outcome")),
     };
     Ok(ReadReply { id, replica, result })
+}
+
+fn get_block_status(f: &mut Fields) -> Result<BlockStatus, FrameError> {
+    let status = BlockStatus {
+        id: f.u64()?,
+        replica: f.replica()?,
+        epoch: f.epoch()?,
+        after: f.seq()?,
+        offset: f.u64()?,
+        length: f.u64()?,
+        since: f.view()?,
+    };
+    check_blocks(status.offset, status.length)?;
+    if status.length == 0 {
+        return Err(FrameError::Value("length"));
+    }
+    Ok(status)
+}
+
+fn get_block_runs(f: &mut Fields) -> Result<Vec<BlockRun>, FrameError> {
+    let runs = f.list(5, |f| {
+        let blocks = f.u32()?;
+        let state = match f.u8()? {
+            0 => BlockState::Data,
+            1 => BlockState::Zero,
+            2 => BlockState::Hole,
+            3 => BlockState::Changed,
+            4 => BlockState::Unchanged,
+            _ => return Err(FrameError::Value("block state")),
+        };
+        Ok(BlockRun { blocks, state })
+    })?;
+    if runs.is_empty() || runs.len() > BLOCK_RUNS_MAX || runs.iter().any(|run| run.blocks == 0) {
+        return Err(FrameError::Value("number of blocks"));
+    }
+    Ok(runs)
 }
 
 fn get_held(f: &mut Fields) -> Result<Vec<(ReplicaId, Epoch)>, FrameError> {

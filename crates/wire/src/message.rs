@@ -3,6 +3,7 @@
 //! Rule numbers (W1, R0, A3 …) are those of `docs/replication.md`.
 
 use bytes::Bytes;
+use quoin_types::block::BlockRun;
 use quoin_types::{
     BootId, ClusterId, DiskId, Epoch, ExtentIndex, Generation, InstanceId, NodeId, ReplicaId, SegmentId, Seq,
     SessionId, SnapshotId, Version,
@@ -43,6 +44,8 @@ pub enum Message {
     ListReply(ListReply),
     Fetch(Fetch),
     FetchReply(FetchReply),
+    BlockStatus(BlockStatus),
+    BlockStatusReply(BlockStatusReply),
 }
 
 /// Who speaks on a connection.
@@ -345,6 +348,37 @@ pub enum ReadResult {
         /// The extent's version on this replica; `None` where the map entry is damaged and nobody knows it.
         version: Option<Version>,
     },
+}
+
+/// Asks what blocks are, without their data. Read rules hold for it as for [`Read`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockStatus {
+    /// Returned with the answer.
+    pub id: u64,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The gateway's epoch.
+    pub epoch: Epoch,
+    /// The replica must have everything to here (rule R0).
+    pub after: Seq,
+    /// Where in the segment, in bytes; a multiple of 4,096.
+    pub offset: u64,
+    /// How many bytes; a multiple of 4,096.
+    pub length: u64,
+    /// What has changed since this snapshot? `None`: what is allocated?
+    pub since: Option<SnapshotId>,
+}
+
+/// Answer to [`BlockStatus`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlockStatusReply {
+    /// The question's.
+    pub id: u64,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// What the blocks are, from the offset on: at least one run, at most [`quoin_types::limits::BLOCK_RUNS_MAX`], and no
+    /// more blocks than were asked about. They may be fewer.
+    pub result: Result<Vec<BlockRun>, Refusal>,
 }
 
 /// Asks for read leases, and shows that the gateway is alive.

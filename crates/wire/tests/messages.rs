@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use quoin_types::block::{BlockRun, BlockState};
 use quoin_types::*;
 use quoin_wire::*;
 use std::time::Duration;
@@ -47,6 +48,12 @@ fn source() -> impl Strategy<Value = Source> {
         address,
         replica,
     })
+}
+
+fn block_run() -> impl Strategy<Value = BlockRun> {
+    use BlockState::*;
+    let state = prop::sample::select(vec![Data, Zero, Hole, Changed, Unchanged]);
+    (1..=u32::MAX, state).prop_map(|(blocks, state)| BlockRun { blocks, state })
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -254,6 +261,15 @@ fn resync_messages() -> impl Strategy<Value = Message> {
                 extent: ExtentIndex(extent),
                 result
             })
+        ),
+        (any::<u64>(), replica(), epoch(), seq(), any::<(u32, u32)>(), view()).prop_map(
+            |(id, replica, epoch, after, (offset, length), since)| {
+                let (offset, length) = (u64::from(offset) * 4096, (u64::from(length) + 1) * 4096);
+                Message::BlockStatus(BlockStatus { id, replica, epoch, after, offset, length, since })
+            }
+        ),
+        (any::<u64>(), replica(), proptest::result::maybe_ok(vec(block_run(), 1..20), refusal())).prop_map(
+            |(id, replica, result)| Message::BlockStatusReply(BlockStatusReply { id, replica, result })
         ),
     ]
 }

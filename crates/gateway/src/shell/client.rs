@@ -5,18 +5,19 @@ use super::memory::Account;
 use super::metrics::TurnedAway;
 use super::socket::{ClientSocket, TlsStartError};
 use super::{ClientId, Shell, Waiting, attach};
+use crate::answer;
 use crate::core::{ClientOperation, Reply};
 use bytes::{Bytes, BytesMut};
 use quoin_api::v1;
 use quoin_disk::clock;
 use quoin_nbd::{
-    BlockSizes, Errno, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Operation,
-    ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
+    BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Negotiated,
+    Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
 };
 use quoin_replication::writer::Failure;
 use quoin_tls::TlsError;
-use quoin_transport::Outbox;
-use quoin_types::VolumeId;
+use quoin_transport::{Outbox, Queue};
+use quoin_types::{BLOCK_BYTES, VolumeId};
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -32,10 +33,8 @@ const HANDSHAKE_READ_BYTES: usize = 4 * 1024;
 const COPY_BYTES_MAX: usize = 16 * 1024;
 /// How long the last answers may take to be fetched.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
-/// What an answer without data takes, about.
-const ANSWER_BYTES: usize = 64;
-/// The most requests of one client under way.
-const REQUESTS_MAX: usize = 1024;
+/// What follows the name of a volume in that of its read-only export. No volume's name may hold it.
+const READ_ONLY_SUFFIX: &str = "+ro";
 
 /// The answering half of a client.
 pub(super) struct ClientLink {
@@ -45,6 +44,16 @@ pub(super) struct ClientLink {
     account: Rc<Account>,
     under_way: Rc<Cell<usize>>,
     answered: Rc<Notify>,
+}
+
+impl answer::Sink for Queue {
+    fn header(&mut self, put: impl FnOnce(&mut BytesMut)) {
+        self.append(put);
+    }
+
+    fn data(&mut self, data: Bytes) {
+        self.push_payload(data);
+    }
 }
 
 /// Why a client's session ended before the client wished it to.
@@ -85,27 +94,9 @@ impl ClientError {
 impl ClientLink {
     /// Queues the answer to a request.
     pub(super) fn answer(&self, waiting: &Waiting, reply: Result<Reply, Failure>) {
-        let (offset, length) = waiting.range;
-        self.outbox.with(|queue| match reply {
-            Ok(Reply::Done) => queue.append(|out| waiting.encoder.ok(waiting.cookie, out)),
-            Ok(Reply::Read(data)) => {
-                queue.append(|out| waiting.encoder.read_header(waiting.cookie, offset, length, out));
-                data.into_iter().for_each(|bytes| queue.push_payload(bytes));
-            }
-            Err(failure) => {
-                let (errno, message) = match failure {
-                    Failure::NoSpace => (Errno::NoSpace, "no majority of the storage nodes has space left"),
-                    Failure::Fenced => (Errno::Shutdown, "the volume is attached to another gateway now"),
-                    Failure::Damaged => (Errno::Io, "no replica has an undamaged copy"),
-                    Failure::DamagedInReach => (
-                        Errno::Io,
-                        "every replica in reach is damaged here; one that is missing may have a good copy",
-                    ),
-                };
-                queue.append(|out| waiting.encoder.error(waiting.cookie, errno, message, out));
-            }
-        });
-        self.account.answered(ANSWER_BYTES + waiting.range.1 as usize, self.outbox.len());
+        self.outbox
+            .with(|queue| answer::answer(waiting.encoder, waiting.cookie, &waiting.asked, reply, queue));
+        self.account.answered(waiting.promised_bytes, self.outbox.len());
         self.under_way.set(self.under_way.get() - 1);
         self.answered.notify_one();
     }
@@ -128,7 +119,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         () = pass.displaced() => return Err(ClientError::Displaced),
         () = shell.shutdown.cancelled() => return Ok(()),
     };
-    let Some((volume, export, structured)) = chosen.map_err(|_| ClientError::Slow)?? else { return Ok(()) };
+    let Some((volume, export, negotiated)) = chosen.map_err(|_| ClientError::Slow)?? else { return Ok(()) };
     let id = ClientId(shell.next_number());
     let outbox = Outbox::new(socket.clone());
     let account = shell.memory.open();
@@ -148,7 +139,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         id,
         volume,
         socket: &socket,
-        transmission: Transmission::new(&export, structured, Limits::default()),
+        transmission: Transmission::new(&export, negotiated, Limits::default()),
         outbox: outbox.clone(),
         account: account.clone(),
         postponed: None,
@@ -179,7 +170,7 @@ async fn handshake(
     socket: &Rc<ClientSocket>,
     pass: &Pass,
     input: &mut BytesMut,
-) -> Result<Option<(VolumeId, ExportInfo, bool)>, ClientError> {
+) -> Result<Option<(VolumeId, ExportInfo, Negotiated)>, ClientError> {
     let mut handshake = Handshake::with_tls(Limits::default(), tls_policy(shell, socket));
     let outbox = Outbox::new(socket.clone());
     let mut chosen = None;
@@ -204,10 +195,17 @@ async fn handshake(
                 pass.set_undecided(true);
                 handshake.answer_list(list.as_deref().map_err(Clone::clone));
             }
+            Step::MetaContexts { export, with_snapshots } => {
+                let (name, _) = exported_volume(&export);
+                pass.set_undecided(false);
+                let snapshots = attach::snapshots(shell, name, with_snapshots).await;
+                pass.set_undecided(true);
+                handshake.answer_contexts(snapshots.as_deref().map_err(Clone::clone));
+            }
             Step::OpenExport { name, .. } => {
                 // While it waits for us it is not put out; if it only asked, it may be again.
                 pass.set_undecided(false);
-                let answer = match attach::attach(shell, &name).await {
+                let answer = match attach::attach(shell, exported_volume(&name).0).await {
                     Ok(volume) => {
                         chosen = Some(volume);
                         export(shell, &name, volume)
@@ -217,9 +215,9 @@ async fn handshake(
                 handshake.answer_open(answer);
                 pass.set_undecided(true);
             }
-            Step::Transmission { export, structured } => {
+            Step::Transmission { export, negotiated } => {
                 pass.set_undecided(false);
-                return Ok(chosen.map(|volume| (volume, export, structured)));
+                return Ok(chosen.map(|volume| (volume, export, negotiated)));
             }
             Step::Close(_) => return Ok(None),
         }
@@ -243,15 +241,21 @@ async fn start_tls(shell: &Shell, socket: &ClientSocket, input: &mut BytesMut) -
     })
 }
 
+/// The volume that the name of an export means, and whether it is meant read-only.
+fn exported_volume(name: &str) -> (&str, bool) {
+    name.strip_suffix(READ_ONLY_SUFFIX).map_or((name, false), |name| (name, true))
+}
+
 fn export(shell: &Shell, name: &str, volume: VolumeId) -> Result<ExportInfo, ExportError> {
     let gone = || ExportError::new(ExportErrorKind::Shutdown, "the volume has just been detached; try again");
     Ok(ExportInfo {
         name: name.into(),
         description: "a replicated Quoin volume".into(),
         size_bytes: shell.core.borrow().size_bytes(volume).ok_or_else(gone)?,
-        read_only: false,
+        read_only: exported_volume(name).1,
         multi_conn: true,
-        block_sizes: BlockSizes::default(),
+        block_sizes: BlockSizes::new(1, BLOCK_BYTES as u32, PAYLOAD_BYTES_MAX)
+            .expect("sizes that fit each other"),
     })
 }
 
@@ -263,14 +267,6 @@ async fn list(shell: &Rc<Shell>) -> Result<Vec<ExportSummary>, ExportError> {
         .map_err(|status| ExportError::new(ExportErrorKind::Shutdown, status.message()))?;
     let ready = volumes.volumes.into_iter().filter(|volume| volume.state() == v1::VolumeState::Ready);
     Ok(ready.map(|volume| ExportSummary { name: volume.name, description: String::new() }).collect())
-}
-
-/// How much memory the answer to a request takes.
-fn answer_bytes(operation: &Operation) -> usize {
-    match operation {
-        Operation::Read { len, .. } => ANSWER_BYTES + *len as usize,
-        _ => ANSWER_BYTES,
-    }
 }
 
 /// The transmission phase of one client.
@@ -296,11 +292,11 @@ impl Session<'_> {
                 return self.leave().await;
             }
             if let Some(postponed) = &self.postponed {
-                self.wait_for_room(answer_bytes(&postponed.operation)).await;
+                self.wait_for_room(answer::bytes(&postponed.operation)).await;
                 continue;
             }
             if !self.may_take() {
-                self.wait_for_room(ANSWER_BYTES).await;
+                self.wait_for_room(answer::BYTES_MIN).await;
                 continue;
             }
             let missing = self.transmission.missing(input);
@@ -347,35 +343,24 @@ impl Session<'_> {
 
     fn begin(&self, request: Request) -> (ClientOperation, Waiting) {
         self.under_way.set(self.under_way.get() + 1);
-        let range = match request.operation {
-            Operation::Read { offset, len, .. } => (offset, len),
-            _ => (0, 0),
-        };
         let is_read = matches!(request.operation, Operation::Read { .. });
-        self.account.promise(answer_bytes(&request.operation));
-        let operation = match request.operation {
-            Operation::Read { offset, len, .. } => ClientOperation::Read { offset, length: len },
-            Operation::Write { offset, data, fua } => {
-                // A slice keeps the whole read buffer alive as long as the write is retained (W2): a small one is copied.
-                let data = if data.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&data) } else { data };
-                ClientOperation::Write { offset, data, durable: fua }
-            }
-            Operation::Flush => ClientOperation::Flush,
-            Operation::Trim { offset, len, fua } => {
-                ClientOperation::Trim { offset, length: u64::from(len), durable: fua }
-            }
-            Operation::WriteZeroes { offset, len, fua, .. } => {
-                ClientOperation::Zero { offset, length: u64::from(len), durable: fua }
-            }
-        };
-        let encoder = self.transmission.replies();
+        let promised_bytes = answer::bytes(&request.operation);
+        self.account.promise(promised_bytes);
+        let (mut operation, asked) = answer::begin(request.operation);
+        if let ClientOperation::Write { data, .. } = &mut operation
+            && data.len() <= COPY_BYTES_MAX
+        {
+            // A slice keeps the whole read buffer alive as long as the write is retained (W2): a small one is copied.
+            *data = Bytes::copy_from_slice(data);
+        }
+        let (client, cookie, encoder) = (self.id, request.cookie, self.transmission.replies());
         let begun = clock::now();
-        (operation, Waiting { client: self.id, cookie: request.cookie, encoder, range, begun, is_read })
+        (operation, Waiting { client, cookie, encoder, asked, promised_bytes, begun, is_read })
     }
 
     /// Backpressure: a client with much under way, or that does not fetch its answers, is not read from.
     fn has_room(&self, bytes: usize) -> bool {
-        self.under_way.get() < REQUESTS_MAX && self.account.has_room(bytes)
+        self.under_way.get() < self.shell.config.limits.client_requests_max && self.account.has_room(bytes)
     }
 
     /// The next request, if one may be taken: first the one that was postponed.
@@ -395,13 +380,13 @@ impl Session<'_> {
 
     /// Whether there is room for the answer. Only that of a read is large: other requests, once taken, begin.
     fn may_begin(&self, request: &Request) -> bool {
-        let bytes = answer_bytes(&request.operation);
-        bytes <= ANSWER_BYTES || self.has_room(bytes)
+        let bytes = answer::bytes(&request.operation);
+        bytes <= answer::BYTES_MIN || self.has_room(bytes)
     }
 
     /// Whether another request may be taken. One that has been given room is taken in any case: it could not come whole else.
     fn may_take(&self) -> bool {
-        self.account.held_unread() > 0 || self.has_room(ANSWER_BYTES)
+        self.account.held_unread() > 0 || self.has_room(answer::BYTES_MIN)
     }
 
     async fn wait_for_room(&self, bytes: usize) {

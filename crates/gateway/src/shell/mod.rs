@@ -12,6 +12,7 @@ mod past;
 mod socket;
 mod tls;
 
+use crate::answer::Asked;
 use crate::config::Config;
 use crate::core::{ClientOperation, Core, Output, Reply, Ticket};
 use crate::listen::ListenAddress;
@@ -74,8 +75,9 @@ struct Waiting {
     client: ClientId,
     cookie: Cookie,
     encoder: ReplyEncoder,
-    /// First byte and length, for the header of a read's answer.
-    range: (u64, u32),
+    asked: Asked,
+    /// What its answer may hold in memory until the client has fetched it.
+    promised_bytes: usize,
     begun: Moment,
     is_read: bool,
 }

@@ -53,6 +53,8 @@ options! { GatewayOptions, GatewaySettings {
     clients_memory_max: Size = "QUOIN_CLIENTS_MEMORY_MAX", "SIZE", default "1GiB";
     /// The most request bytes in flight on one volume before its clients have to wait
     in_flight_max: Size = "QUOIN_IN_FLIGHT_MAX", "SIZE", default "64MiB";
+    /// The most requests in flight on one connection before it has to wait
+    client_requests_max: u32 = "QUOIN_CLIENT_REQUESTS_MAX", "N", default "1024";
     /// The most memory per segment for writes that a replica may need again when it comes back
     retained_max: Size = "QUOIN_RETAINED_MAX", "SIZE", default "64MiB";
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
@@ -135,6 +137,7 @@ impl GatewaySettings {
     fn limits(&self) -> Result<ClientLimits, Failure> {
         let count = |max: u32| usize::try_from(max).unwrap_or(usize::MAX);
         let connections_max = self.connections_max.get_if(|max| *max > 0, "at least 1")?;
+        let requests_max = self.client_requests_max.get_if(|max| *max > 0, "at least 1")?;
         let per_address = match self.connections_per_address_max.optional()? {
             Some(0) => {
                 return Err(self.connections_per_address_max.refusal("out of range").hint("at least 1"));
@@ -159,6 +162,7 @@ impl GatewaySettings {
             connections_per_address_max: count(per_address),
             handshake_timeout: patience(&self.handshake_timeout)?,
             peer_timeout: patience(&self.peer_timeout)?,
+            client_requests_max: count(requests_max),
             client_memory_bytes_max: share,
             clients_memory_bytes_max: total,
         })

@@ -27,6 +27,7 @@ impl Node {
                 self.gathering.ask();
                 Ok(())
             }
+            Message::BlockStatus(asked) => self.on_block_status(session, &asked),
             Message::Heartbeat(heartbeat) => {
                 self.on_heartbeat(session, &heartbeat, now);
                 Ok(())

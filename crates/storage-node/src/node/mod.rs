@@ -5,6 +5,7 @@
 //! writes the journal once for all; then [`Node::outputs`].
 
 mod accepting;
+mod blocks;
 mod credit;
 mod damage;
 mod effects;
