@@ -143,8 +143,7 @@ impl Session {
     /// and leaves one that is in use to the next session.
     pub async fn run(self, stop: CancellationToken) -> Ended {
         let Self { device, shared, sockets, links, _lock, .. } = self;
-        // The kernel must not kill what it needs to write back. Where that is not permitted, it is a wish.
-        let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        protect();
         let local = LocalSet::new();
         local
             .run_until(async move {
@@ -172,6 +171,16 @@ impl Session {
                 }
             })
             .await
+    }
+}
+
+/// When memory is short the kernel writes back to the device, through this process: it must neither be killed for its memory
+/// nor wait for memory that this very writing is to free. Where that is not permitted, both stay wishes.
+fn protect() {
+    let killed_last = fs::write("/proc/self/oom_score_adj", "-900");
+    let flusher = rustix::process::configure_io_flusher_behavior(true);
+    if killed_last.is_err() || flusher.is_err() {
+        tracing::warn!("not protected when memory is short: that takes CAP_SYS_RESOURCE");
     }
 }
 

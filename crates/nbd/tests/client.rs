@@ -7,7 +7,7 @@ use quoin_nbd::{BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake,
 use std::time::Duration;
 
 /// Lets the two talk until the client is done.
-fn open(answer: Result<ExportInfo, ExportError>) -> Result<OpenedExport, OpenError> {
+fn open(answer: &Result<ExportInfo, ExportError>) -> Result<OpenedExport, OpenError> {
     let mut server = Handshake::new(Limits::default());
     let mut client = ClientHandshake::new("vol1");
     let (mut to_server, mut to_client) = (BytesMut::new(), BytesMut::new());
@@ -38,18 +38,18 @@ fn our_server_opens_an_export_for_our_client() {
         multi_conn: true,
         block_sizes,
     };
-    let opened = open(Ok(info.clone())).unwrap();
+    let opened = open(&Ok(info.clone())).unwrap();
     assert_eq!((opened.size_bytes, opened.block_bytes_min), (info.size_bytes, 512));
     assert_eq!(opened.payload_bytes_max, 1 << 20);
     assert!(opened.can_multi_conn() && !opened.is_read_only());
     let single = ExportInfo { multi_conn: false, read_only: true, ..info };
-    let opened = open(Ok(single)).unwrap();
+    let opened = open(&Ok(single)).unwrap();
     assert!(!opened.can_multi_conn() && opened.is_read_only());
 }
 
 #[test]
 fn our_server_s_refusals_reach_our_client() {
-    let refused = |kind| open(Err(ExportError::new(kind, "because"))).unwrap_err();
+    let refused = |kind| open(&Err(ExportError::new(kind, "because"))).unwrap_err();
     assert_eq!(refused(ExportErrorKind::Unknown), OpenError::Unknown("because".into()));
     assert_eq!(refused(ExportErrorKind::Policy), OpenError::Refused("because".into()));
     assert_eq!(refused(ExportErrorKind::Shutdown), OpenError::Unavailable("because".into()));
