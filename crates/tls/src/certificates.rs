@@ -56,14 +56,6 @@ pub(crate) fn configure(
     Ok(Arc::new(builder.with_single_cert(chain, key).map_err(credentials("the certificate and its key"))?))
 }
 
-/// Checks that a PEM text holds at least one certificate.
-///
-/// # Errors
-/// [`TlsError::Credentials`].
-pub fn check_chain(text: &[u8]) -> Result<(), TlsError> {
-    certificates("the certificate", text).map(drop)
-}
-
 fn certificates(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let list: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
     let list = list.map_err(credentials(what))?;

@@ -11,7 +11,7 @@ mod certificates;
 mod keys;
 mod session;
 
-pub use certificates::{ClientCertificates, check_chain};
+pub use certificates::ClientCertificates;
 pub use keys::{KeyFileError, PresharedKey, read_keys};
 pub use session::{OUTPUT_BYTES_MAX, Server, Session};
 
