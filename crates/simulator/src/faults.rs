@@ -210,7 +210,6 @@ impl World {
             Kind::Rot => {
                 self.rot();
             }
-            Kind::CutManager => self.cut_manager(manager, 4 * time),
             Kind::RotTail => self.rot_tail(node, time),
             Kind::Wipe => self.wipe(node, time),
             Kind::Leave => {

@@ -13,7 +13,7 @@ pub struct Scenario {
 }
 
 /// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
-const DEFAULT: [(Kind, u64); 26] = [
+const DEFAULT: [(Kind, u64); 27] = [
     (Kind::BreakConnections, 12),
     (Kind::Partition, 8),
     (Kind::OneWayPartition, 6),

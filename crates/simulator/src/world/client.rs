@@ -123,7 +123,7 @@ impl Client {
 
     /// What a request of it writes, by register.
     pub(super) fn written(&self, cookie: Cookie) -> Option<&[(u64, u64)]> {
-        let pending = self.pending.get(&cookie.0)?;
+        let pending = self.pending.get(&cookie.number)?;
         (pending.command != Command::Read).then_some(&pending.values)
     }
 
