@@ -3,13 +3,16 @@
 use crate::workspace;
 
 /// Seeds that nobody has tried, each time everything is tested.
-const FRESH_SEEDS: [(&str, &str); 6] = [
+const FRESH_SEEDS: [(&str, &str); 9] = [
     ("default", "700"),
     ("moments", "300"),
     ("power", "200"),
     ("takeovers", "200"),
     ("wipes", "200"),
     ("replacements", "200"),
+    ("stewards", "100"),
+    ("shrink", "100"),
+    ("tails", "100"),
 ];
 
 /// Runs it; `true` if nothing failed.

@@ -1,8 +1,9 @@
-//! Rules C1 and C3 at the gateway, one small conversation each.
+//! Rules C1 and C3, one small conversation each.
 
 mod support;
 
 use quoin_replication::Timing;
+use quoin_replication::replica::{Replica, ReplicaMeta};
 use quoin_replication::writer::*;
 use quoin_types::*;
 use quoin_wire::*;
@@ -244,6 +245,25 @@ fn an_older_or_equal_generation_changes_nothing() {
     attached.configure(1, &[(1, Voter)]);
     assert_eq!(attached.segment.voters().count(), 4);
     assert_eq!(attached.segment.generation(), Generation(2));
+}
+
+#[test]
+fn c1_a_replica_is_not_opened_under_a_lower_generation_than_it_knows() {
+    let segment = SegmentId { volume: VolumeId(1), index: 0 };
+    let mut replica =
+        Replica::create(ReplicaId(1), ReplicaMeta::new(segment, Generation(1)), Timing::default());
+    let open = |epoch: u64, generation: u64| Open {
+        replica: ReplicaId(1),
+        segment,
+        epoch: Epoch(epoch),
+        generation: Generation(generation),
+        instance: InstanceId([1; 16]),
+        void: None,
+    };
+    assert!(replica.open(SessionId(1), &open(1, 3)).is_ok());
+    let refused = replica.open(SessionId(2), &open(2, 2)).err();
+    assert_eq!(refused, Some(Refusal::HigherGeneration(Generation(3))), "a higher epoch is no excuse");
+    assert!(replica.open(SessionId(2), &open(2, 3)).is_ok());
 }
 
 #[test]

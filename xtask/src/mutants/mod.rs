@@ -22,7 +22,7 @@ const SOUND_SEEDS: u64 = 200;
 pub(crate) const SEEDS: u64 = 1000;
 
 /// What a failing run says, and which checker says so.
-const CHECKERS: [(&str, &str); 19] = [
+const CHECKERS: [(&str, &str); 21] = [
     ("no order explains", "linearizable"),
     ("zeroes were read", "linearizable"),
     ("is acknowledged at", "acknowledged is on a majority"),
@@ -34,6 +34,8 @@ const CHECKERS: [(&str, &str); 19] = [
     ("acknowledges what was asked", "single writer"),
     ("differ at extent", "replicas converge"),
     ("is damaged at extent", "replicas converge"),
+    ("cannot be read at extent", "replicas converge"),
+    ("the last round failed", "liveness: everything works again"),
     ("cannot open its disk", "the disk engine refuses to start"),
     ("damage is left", "liveness: all damage is mended"),
     ("works again", "liveness: everything works again"),

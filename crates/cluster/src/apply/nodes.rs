@@ -159,17 +159,20 @@ fn retire_disk(state: &mut State, node: &Node, new_disk: DiskId) {
 fn begin_anew(state: &mut State, volume: VolumeId, node: &Node, new_disk: DiskId) {
     let Some(known) = state.volumes.get(&volume).filter(|volume| !volume.deleting) else { return };
     let first = known.usable_segments().len();
-    let copies = known.segments[first..].iter().flat_map(|segment| &segment.replicas);
-    let lost = copies.filter(|replica| replica.disk == node.disk).count();
-    let mut ids: Vec<ReplicaId> = (0..lost).map(|_| state.next_replica()).collect();
+    let lost = |segment: &Segment| segment.voters().find(|replica| replica.disk == node.disk).map(|r| r.id);
+    let lost: Vec<Option<ReplicaId>> = known.segments[first..].iter().map(lost).collect();
+    let anew: Vec<Option<(ReplicaId, ReplicaId)>> =
+        lost.into_iter().map(|lost| lost.map(|lost| (lost, state.next_replica()))).collect();
     state.change_volume(volume, |volume| {
-        for segment in &mut volume.segments[first..] {
-            if let Some(lost) = segment.replicas.iter_mut().find(|replica| replica.disk == node.disk)
-                && let Some(id) = ids.pop()
-            {
-                *lost = Replica { id, node: node.id, disk: new_disk, state: ReplicaState::Creating };
-                segment.step(None);
-            }
+        for (segment, anew) in volume.segments[first..].iter_mut().zip(anew) {
+            let Some((lost, id)) = anew else { continue };
+            let state = ReplicaState::Creating;
+            let its = segment.replicas.iter_mut().filter(|replica| replica.id == lost);
+            its.for_each(|replica| *replica = Replica { id, node: node.id, disk: new_disk, state });
+            let mut change = segment.change.take();
+            let leaving = change.iter_mut().flat_map(|change| &mut change.remove);
+            leaving.filter(|leaving| **leaving == lost).for_each(|leaving| *leaving = id);
+            segment.step(change);
         }
     });
 }
