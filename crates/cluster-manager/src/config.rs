@@ -26,7 +26,7 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// All members of the first configuration, this one included. Ignored once the data directory has a configuration.
     pub peers: Vec<Peer>,
-    /// One raft tick. A leader that is silent for 10 to 20 of them is replaced; it sends heartbeats every 4.
+    /// One raft tick. A leader that is silent for 10 to 20 of them is replaced; it sends heartbeats every 2.
     pub tick: Duration,
     /// How often storage nodes and gateways report; three missed reports make them unreachable.
     pub heartbeat_interval: Duration,

@@ -53,7 +53,7 @@ pub struct MemberConfig {
     /// What its election timeouts and ids are drawn from. Another one at every start.
     pub seed: u64,
     /// How often [`Member::tick`] is called. A leader that is silent for 10 to 20 ticks is replaced; it sends heartbeats
-    /// every 4.
+    /// every 2.
     pub tick: Duration,
     /// How often storage nodes and gateways report; three missed reports make them unreachable.
     pub heartbeat_interval: Duration,

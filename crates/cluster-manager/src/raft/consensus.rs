@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 /// Ticks of silence after which a leader is replaced, at least; twice that at most.
 const ELECTION_TICKS: usize = 10;
-/// Ticks between a leader's heartbeats: two may be lost. More of them keep all members awake for nothing.
-const HEARTBEAT_TICKS: usize = 4;
+/// Ticks between a leader's heartbeats.
+const HEARTBEAT_TICKS: usize = 2;
 /// Entries applied between two snapshots.
 const SNAPSHOT_EVERY: u64 = 1000;
 /// Ticks after which a leader that is stopping goes without having found a successor.
