@@ -21,6 +21,12 @@ pub struct Config {
     pub connections_max: usize,
     /// The most request bytes in flight on one volume before its clients have to wait.
     pub in_flight_bytes_max: usize,
+    /// The most request bytes in flight on one connection, with answers that its client has not fetched.
+    pub client_in_flight_bytes_max: usize,
+    /// The most requests in flight on one connection.
+    pub client_requests_max: usize,
+    /// The most request bytes in flight in all.
+    pub total_in_flight_bytes_max: usize,
     /// The most bytes kept in memory per segment for replicas that come back.
     pub retained_bytes_max: usize,
     /// How often to report to the managers.

@@ -1,8 +1,9 @@
 //! The gateway: serves volumes as block devices and replicates them.
 //!
 //! [`core`] is the composition of volumes and replication, without sockets, clocks or threads; the shell runs it.
-//! [`words`] is how it and the cluster manager tell each other of that.
+//! [`answer`] stands between it and the NBD session. [`words`] is how it and the cluster manager tell each other of that.
 
+pub mod answer;
 pub mod config;
 pub mod core;
 mod shell;

@@ -4,10 +4,11 @@
 mod world;
 
 use bytes::Bytes;
-use quoin_gateway::core::{ClientOperation, Reply, Ticket};
+use quoin_gateway::core::{ClientOperation, Reply, StatusExtent, Ticket};
 use quoin_replication::writer::Failure;
 use quoin_storage_node::node::KeptSnapshots;
 use quoin_store::View;
+use quoin_types::block::BlockState;
 use quoin_types::{Durability, SnapshotId};
 use std::collections::BTreeMap;
 use world::{Random, World};
@@ -61,6 +62,14 @@ struct Pending {
     offset: u64,
     change: Option<Vec<u8>>,
     length: u64,
+    /// Of a question about blocks.
+    about: Vec<Option<SnapshotId>>,
+}
+
+impl Pending {
+    fn new(offset: u64, change: Option<Vec<u8>>, length: u64) -> Self {
+        Self { offset, change, length, about: Vec::new() }
+    }
 }
 
 struct Run {
@@ -112,13 +121,17 @@ impl Run {
         let Some((offset, length)) = self.free_range(aligned) else { return };
         let durable = self.random.below(8) == 0;
         let fill = self.random.below(255) as u8 + 1;
-        let (operation, change) = match self.random.below(10) {
+        let (operation, change) = match self.random.below(12) {
             0..=4 => {
                 let data: Vec<u8> = (0..length).map(|at| fill.wrapping_add((at / 512) as u8)).collect();
                 let operation = ClientOperation::Write { offset, data: Bytes::from(data.clone()), durable };
                 (operation, Some(data))
             }
-            5 => (ClientOperation::Zero { offset, length, durable }, Some(vec![0; length as usize])),
+            5 => {
+                let allocate = self.random.below(3) == 0;
+                let operation = ClientOperation::Zero { offset, length, durable, allocate };
+                (operation, Some(vec![0; length as usize]))
+            }
             6 => {
                 // Whole blocks read as zeros after a trim; parts of blocks are left as they are.
                 let (first, end) = (offset.next_multiple_of(4096), (offset + length) / 4096 * 4096);
@@ -127,18 +140,27 @@ impl Run {
                 }
                 let ticket = self.world.submit(ClientOperation::Trim { offset, length, durable });
                 let change = Some(vec![0; (end - first) as usize]);
-                self.pending.insert(ticket.0, Pending { offset: first, change, length: end - first });
+                self.pending.insert(ticket.0, Pending::new(first, change, end - first));
                 return;
             }
             7 => {
                 let ticket = self.world.submit(ClientOperation::Flush);
-                self.pending.insert(ticket.0, Pending { offset: 0, change: None, length: 0 });
+                self.pending.insert(ticket.0, Pending::new(0, None, 0));
+                return;
+            }
+            8 => {
+                let newest = self.snapshots.ready.keys().next_back().copied();
+                let about: Vec<_> =
+                    [None, newest].into_iter().take(1 + usize::from(newest.is_some())).collect();
+                let ticket =
+                    self.world.submit(ClientOperation::Status { offset, length, about: about.clone() });
+                self.pending.insert(ticket.0, Pending { about, ..Pending::new(offset, None, length) });
                 return;
             }
             _ => (ClientOperation::Read { offset, length: length as u32 }, None),
         };
         let ticket = self.world.submit(operation);
-        self.pending.insert(ticket.0, Pending { offset, change, length });
+        self.pending.insert(ticket.0, Pending::new(offset, change, length));
     }
 
     fn take_replies(&mut self) {
@@ -159,7 +181,49 @@ impl Run {
                 assert_eq!(data.len() as u64, pending.length, "seed {}", self.seed);
                 self.twin.check(pending.offset, &data, self.seed);
             }
+            (Ok(Reply::Status(answers)), None) => {
+                assert_eq!(answers.len(), pending.about.len(), "seed {}", self.seed);
+                for (extents, since) in answers.iter().zip(&pending.about) {
+                    self.check_status(pending.offset, pending.length, extents, *since);
+                }
+            }
+            (Err(Failure::NoSnapshot), None) => {
+                let wanted = |id: &SnapshotId| self.snapshots.ready.contains_key(id);
+                assert!(!pending.about.iter().flatten().all(wanted), "seed {}: it is there", self.seed);
+            }
             (reply, _) => panic!("seed {}: request {ticket:?} ended with {reply:?}", self.seed),
+        }
+    }
+
+    /// What is told to be zeros must be zeros, and what differs from the snapshot must be told to have changed.
+    fn check_status(
+        &mut self,
+        offset: u64,
+        length: u64,
+        extents: &[StatusExtent],
+        since: Option<SnapshotId>,
+    ) {
+        let told: u64 = extents.iter().map(|extent| extent.length).sum();
+        assert!(told > 0 && told <= length, "seed {}: {told} of {length} bytes told", self.seed);
+        let snapshot = since.and_then(|id| self.snapshots.ready.get(&id).cloned().flatten());
+        let mut at = offset;
+        for StatusExtent { length, state } in extents {
+            for byte in at..at + length {
+                let now = self.twin.bytes[byte as usize];
+                let is_sure = !self.twin.maybe.contains_key(&byte);
+                match state {
+                    BlockState::Hole | BlockState::Zero if is_sure => {
+                        assert_eq!(now, 0, "seed {}: byte {byte} is told to be a zero", self.seed);
+                    }
+                    BlockState::Unchanged if is_sure => {
+                        let then = snapshot.as_ref().filter(|twin| !twin.maybe.contains_key(&byte));
+                        let same = then.is_none_or(|twin| twin.bytes[byte as usize] == now);
+                        assert!(same, "seed {}: byte {byte} has changed since", self.seed);
+                    }
+                    _ => {}
+                }
+            }
+            at += length;
         }
     }
 
@@ -468,4 +532,40 @@ fn a_flush_behind_one_that_waits_for_the_attachment_waits_too() {
     for ticket in tickets {
         assert_eq!(world.answer(ticket), Ok(Reply::Done));
     }
+}
+
+fn done(world: &mut World, operation: ClientOperation) {
+    let ticket = world.submit(operation);
+    assert_eq!(world.answer(ticket), Ok(Reply::Done));
+}
+
+fn told(world: &mut World, offset: u64, length: u64) -> Vec<(u64, BlockState)> {
+    let ticket = world.submit(ClientOperation::Status { offset, length, about: vec![None] });
+    let Ok(Reply::Status(answers)) = world.answer(ticket) else { panic!("what the blocks are") };
+    answers[0].iter().map(|extent| (extent.length, extent.state)).collect()
+}
+
+#[test]
+fn zeros_without_holes_take_space_and_holes_give_it_back() {
+    let mut world = World::new(3, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    let zero = |allocate| ClientOperation::Zero { offset: 1000, length: 200_000, durable: false, allocate };
+    done(&mut world, zero(true));
+    let (first, last) = (told(&mut world, 0, 1 << 16), told(&mut world, 131_072, 1 << 16));
+    assert!([first, last].iter().flatten().all(|(_, state)| *state != BlockState::Hole));
+    done(&mut world, zero(false));
+    assert_eq!(told(&mut world, 1 << 16, 1 << 16), [(1 << 16, BlockState::Hole)]);
+}
+
+/// The answer ends where the segment does; the client asks on.
+#[test]
+fn what_bytes_are_is_told_within_a_segment() {
+    let mut world = World::new(4, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    let data = Bytes::from(vec![9; 4096]);
+    done(&mut world, ClientOperation::Write { offset: SEGMENT_BYTES - 4096, data, durable: false });
+    let around = told(&mut world, SEGMENT_BYTES - 5000, 10_000);
+    let (zeros, data) = (around[0], around[1]);
+    assert_eq!((zeros.0, data), (904, (4096, BlockState::Data)));
+    assert_ne!(zeros.1, BlockState::Data);
+    assert_eq!(around.len(), 2);
+    assert_eq!(told(&mut world, SEGMENT_BYTES, 5904), [(5904, BlockState::Hole)]);
 }

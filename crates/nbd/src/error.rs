@@ -26,6 +26,13 @@ pub enum ProtocolError {
         /// The length it claims.
         len_bytes: u32,
     },
+    /// More options than [`Limits::options_max`](crate::Limits): it will not come to an end.
+    #[error("more than {0} options")]
+    TooManyOptions(u32),
+    /// "NBD_OPT_EXTENDED_HEADERS": a client that has negotiated them must not use `NBD_OPT_EXPORT_NAME`, which cannot be
+    /// answered with an error.
+    #[error("EXPORT_NAME after extended headers were negotiated")]
+    ExportNameWithExtendedHeaders,
     /// "Conventions": a name in `NBD_OPT_EXPORT_NAME`, which cannot be answered with an error, is no UTF-8 or holds NUL.
     #[error("the export's name is not a valid string")]
     ExportName,
@@ -36,9 +43,10 @@ pub enum ProtocolError {
     /// "Request message": a request does not start with `NBD_REQUEST_MAGIC`.
     #[error("a request starts with {0:#010x}, not with the request magic")]
     RequestMagic(u32),
-    /// "Size constraints": the payload is longer than [`Limits::payload_discard_bytes_max`](crate::Limits).
-    #[error("a write carries {0} bytes")]
-    PayloadTooLong(u32),
+    /// "Size constraints": the payload is longer than [`Limits::payload_discard_bytes_max`](crate::Limits); with extended
+    /// headers, longer than the maximum payload.
+    #[error("a request carries {0} bytes")]
+    PayloadTooLong(u64),
 }
 
 /// "Error values": why a request failed, with the protocol's number.
@@ -58,9 +66,9 @@ pub enum Errno {
     Invalid = 22,
     /// `NBD_ENOSPC`: a write beyond the end, or no space left.
     NoSpace = 28,
-    /// `NBD_EOVERFLOW`: a read longer than the maximum payload, when structured replies are in use.
+    /// `NBD_EOVERFLOW`: a read longer than the maximum payload, when replies come in chunks; or an effect that is too long.
     Overflow = 75,
-    /// `NBD_ENOTSUP`: fast zeroing is not possible. Not sent while `NBD_FLAG_SEND_FAST_ZERO` is not advertised.
+    /// `NBD_ENOTSUP`: zeroing would not be faster than writing.
     NotSupported = 95,
     /// `NBD_ESHUTDOWN`: the server is shutting down; the client must disconnect.
     Shutdown = 108,

@@ -2,7 +2,8 @@
 //!
 //! Nothing here finds exports: the shell looks them up and answers the questions of [`Handshake`](crate::Handshake).
 
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::handshake::{Negotiated, ReplyStyle};
+use crate::limits::{PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX};
 use crate::spec::{option_reply, transmission_flag as flag};
 
 /// An export, as a client is told about it when it opens it.
@@ -24,14 +25,21 @@ pub struct ExportInfo {
 }
 
 impl ExportInfo {
-    /// "Transmission flags": what the session will accept, given whether structured replies were negotiated.
+    /// "Transmission flags": what the session will accept, given what was negotiated.
     ///
     /// A read-only export does not offer trim and write-zeroes. FUA is always offered: it is then valid on every command.
-    pub fn transmission_flags(&self, structured: bool) -> TransmissionFlags {
-        let mut bits = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA;
-        bits |= if self.read_only { flag::READ_ONLY } else { flag::SEND_TRIM | flag::SEND_WRITE_ZEROES };
-        if structured {
+    pub fn transmission_flags(&self, negotiated: &Negotiated) -> TransmissionFlags {
+        let mut bits = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::SEND_CACHE;
+        bits |= if self.read_only {
+            flag::READ_ONLY
+        } else {
+            flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
+        };
+        if negotiated.replies != ReplyStyle::Simple {
             bits |= flag::SEND_DF;
+        }
+        if negotiated.replies == ReplyStyle::Extended && !negotiated.contexts.is_empty() {
+            bits |= flag::BLOCK_STATUS_PAYLOAD;
         }
         if self.multi_conn {
             bits |= flag::CAN_MULTI_CONN;
@@ -62,7 +70,7 @@ pub struct BlockSizes {
 /// The sizes break a rule of proto.md, "Size constraints", or the maximum is above [`PAYLOAD_BYTES_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "block sizes must be powers of two with minimum <= 64 KiB, 512 <= preferred <= maximum payload <= 32 MiB"
+    "block sizes must be powers of two with minimum <= 64 KiB, 512 <= preferred <= maximum payload <= 64 MiB"
 )]
 pub struct BlockSizesError;
 
@@ -102,7 +110,7 @@ impl BlockSizes {
 impl Default for BlockSizes {
     /// The sizes a client may assume when it was told none: 1, 4 KiB, 32 MiB.
     fn default() -> Self {
-        Self { min: 1, preferred: 4096, max_payload: PAYLOAD_BYTES_MAX }
+        Self { min: 1, preferred: 4096, max_payload: PAYLOAD_BYTES_DEFAULT }
     }
 }
 
@@ -159,7 +167,8 @@ mod tests {
 
     #[test]
     fn block_sizes_keep_the_rules_of_the_specification() {
-        assert_eq!(BlockSizes::new(1, 4096, PAYLOAD_BYTES_MAX), Ok(BlockSizes::default()));
+        assert_eq!(BlockSizes::new(1, 4096, PAYLOAD_BYTES_DEFAULT), Ok(BlockSizes::default()));
+        assert!(BlockSizes::new(1, 4096, PAYLOAD_BYTES_MAX).is_ok());
         assert!(BlockSizes::new(65536, 65536, 65536).is_ok());
         for (min, preferred, max) in [
             (0, 4096, 1 << 20),

@@ -4,14 +4,15 @@
 //! if it lets its input grow beyond its bounds, or if it stops making progress. Not used in production.
 
 use crate::{
-    BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Operation,
-    Received, Step, TlsPolicy, Transmission,
+    BlockSizes, Context, ContextKind, ExportError, ExportErrorKind, ExportInfo, ExportSnapshot,
+    ExportSummary, Handshake, Limits, Negotiated, Operation, Received, ReplyStyle, StatusExtent, Step,
+    TlsPolicy, Transmission,
 };
 use bytes::{Buf, BytesMut};
 
 /// The exports' size: small enough that random offsets fall on both sides of the end.
 const SIZE_BYTES: u64 = 1 << 16;
-const REQUEST_HEADER_BYTES: usize = 28;
+const REQUEST_HEADER_BYTES_MAX: usize = 32;
 
 /// A whole session from the greeting on. The first byte of `data` says how large the pieces are in which the rest
 /// arrives; its top bit, whether TLS is required rather than available.
@@ -46,24 +47,42 @@ pub fn session(data: &[u8]) {
                 let entry = ExportSummary { name: "disk".into(), description: String::new() };
                 handshake.answer_list(Ok(&[entry]));
             }
+            Ok(Step::MetaContexts { export, with_snapshots }) => {
+                assert!(encrypted || !required);
+                let snapshots = (0..20).map(|key| ExportSnapshot { name: format!("s{key}"), key });
+                let snapshots: Vec<_> = snapshots.take(if with_snapshots { 20 } else { 0 }).collect();
+                match export.len() % 4 {
+                    3 => handshake.answer_contexts(Err(ExportError::new(ExportErrorKind::Unknown, export))),
+                    _ => handshake.answer_contexts(Ok(&snapshots)),
+                }
+            }
             Ok(Step::OpenExport { name, .. }) if name.len() % 4 == 3 => {
                 handshake.answer_open(Err(ExportError::new(ExportErrorKind::Unknown, name)));
             }
             Ok(Step::OpenExport { name, .. }) => handshake.answer_open(Ok(export(name))),
-            Ok(Step::Transmission { export, structured }) => {
+            Ok(Step::Transmission { export, negotiated }) => {
                 assert!(encrypted || !required);
-                return transmit(&mut Transmission::new(&export, structured, limits), input, pieces);
+                return transmit(&mut Transmission::new(&export, negotiated, limits), input, pieces);
             }
             Ok(Step::Close(_)) | Err(_) => return,
         }
     }
 }
 
-/// Transmission only. The first byte of `data` says how large the pieces are in which the rest arrives; its top bit,
-/// whether replies are structured.
+/// Transmission only. The first byte of `data` says how large the pieces are in which the rest arrives; its two top bits,
+/// how replies look.
 pub fn transmission(data: &[u8]) {
-    let structured = data.first().is_some_and(|first| first & 0x80 != 0);
-    let mut session = Transmission::new(&export("disk".into()), structured, small_limits());
+    let replies = match data.first().map_or(0, |first| first >> 6) {
+        0 => ReplyStyle::Simple,
+        1 => ReplyStyle::Structured,
+        _ => ReplyStyle::Extended,
+    };
+    let contexts = vec![
+        Context { id: 1, kind: ContextKind::Allocation },
+        Context { id: 2, kind: ContextKind::ChangedSince(7) },
+    ];
+    let negotiated = Negotiated { replies, contexts };
+    let mut session = Transmission::new(&export("disk".into()), negotiated, small_limits());
     transmit(&mut session, BytesMut::new(), Pieces::new(data));
 }
 
@@ -83,7 +102,7 @@ fn transmit(session: &mut Transmission, mut input: BytesMut, mut pieces: Pieces<
                 let missing = session.missing(&input);
                 assert!(missing > 0 && missing <= max_payload_bytes, "{missing} bytes missing");
                 assert!(
-                    input.len() < max_payload_bytes.max(REQUEST_HEADER_BYTES),
+                    input.len() < max_payload_bytes.max(REQUEST_HEADER_BYTES_MAX),
                     "the input holds too much"
                 );
                 if !pieces.feed(&mut input) {
@@ -96,18 +115,26 @@ fn transmit(session: &mut Transmission, mut input: BytesMut, mut pieces: Pieces<
 }
 
 fn carry_out(session: &Transmission, request: &crate::Request, output: &mut BytesMut) {
-    let within = |offset: u64, len: usize| {
-        assert!(len > 0 && offset.checked_add(len as u64).is_some_and(|end| end <= SIZE_BYTES));
+    let within = |offset: u64, len: u64| {
+        assert!(len > 0 && offset.checked_add(len).is_some_and(|end| end <= SIZE_BYTES));
     };
     match &request.operation {
         &Operation::Read { offset, len, .. } => {
-            within(offset, len as usize);
+            within(offset, u64::from(len));
+            assert!(len <= block_sizes().max_payload());
             return session.replies().read_header(request.cookie, offset, len, output);
         }
-        Operation::Write { offset, data, .. } => within(*offset, data.len()),
+        Operation::Write { offset, data, .. } => within(*offset, data.len() as u64),
+        &Operation::Cache { offset, len } => within(offset, u64::from(len)),
+        Operation::BlockStatus { offset, len, contexts, .. } => {
+            within(*offset, *len);
+            let of = |context: &Context| (context.id, vec![StatusExtent { len: *len, flags: 0 }]);
+            let contexts: Vec<_> = contexts.iter().map(of).collect();
+            return session.replies().block_status(request.cookie, &contexts, output);
+        }
         Operation::Flush => {}
         Operation::Trim { offset, len, .. } | Operation::WriteZeroes { offset, len, .. } => {
-            within(*offset, *len as usize);
+            within(*offset, *len);
         }
     }
     session.replies().ok(request.cookie, output);
@@ -118,7 +145,12 @@ fn block_sizes() -> BlockSizes {
 }
 
 fn small_limits() -> Limits {
-    Limits { option_bytes_max: 64, option_discard_bytes_max: 256, payload_discard_bytes_max: 1 << 13 }
+    Limits {
+        option_bytes_max: 64,
+        option_discard_bytes_max: 256,
+        options_max: 64,
+        payload_discard_bytes_max: 1 << 13,
+    }
 }
 
 fn export(name: String) -> ExportInfo {
@@ -140,7 +172,7 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     fn new(mut data: &'a [u8]) -> Self {
-        let piece_bytes = if data.is_empty() { 1 } else { usize::from(data.get_u8() & 0x7f) + 1 };
+        let piece_bytes = if data.is_empty() { 1 } else { usize::from(data.get_u8() & 0x3f) + 1 };
         Self { rest: data, piece_bytes }
     }
 

@@ -9,8 +9,7 @@
 //!
 //! TLS itself is the shell's: the session only agrees on it and says when to begin ([`Step::StartTls`]).
 //!
-//! Not spoken: oldstyle negotiation, metadata contexts, extended headers, `NBD_CMD_CACHE`, resizing and fast
-//! zeroing. Their options are answered with `NBD_REP_ERR_UNSUP` and their commands and flags with `NBD_EINVAL`.
+//! Not spoken: oldstyle negotiation, and resizing, whose command is answered with `NBD_EINVAL`. `docs/nbd.md` lists what is.
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -38,6 +37,11 @@ pub use error::{Errno, ProtocolError};
 pub use export::{
     BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary, TransmissionFlags,
 };
-pub use handshake::{CloseReason, Handshake, OpenKind, Step, TlsPolicy};
-pub use limits::{Limits, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
-pub use transmission::{Answered, Cookie, Operation, Received, ReplyEncoder, Request, Transmission};
+pub use handshake::{
+    CloseReason, Context, ContextKind, ExportSnapshot, Handshake, Negotiated, OpenKind, ReplyStyle, Step,
+    TlsPolicy,
+};
+pub use limits::{Limits, PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
+pub use transmission::{
+    Answered, Cookie, Operation, Received, ReplyEncoder, Request, StatusExtent, Transmission, status_flag,
+};

@@ -3,9 +3,12 @@
 /// The longest string of the protocol, in bytes (proto.md, "Conventions"): names, descriptions, messages.
 pub const STRING_BYTES_MAX: usize = 4096;
 
-/// The greatest maximum payload an export can advertise, in bytes: 32 MiB, the size that every client may count on
-/// (proto.md, "Size constraints"). No session ever waits with more than this, and a header, in its input.
-pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+/// The maximum payload that every client may count on without being told, in bytes (proto.md, "Size constraints").
+pub const PAYLOAD_BYTES_DEFAULT: u32 = 32 << 20;
+
+/// The greatest maximum payload an export can advertise, in bytes. No session ever waits with more than this, and a
+/// header, in its input.
+pub const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
 
 /// The bounds of one session. Within them a breach is answered; beyond them the session ends, because the client is
 /// taken to be hostile or to speak another protocol (proto.md, "Termination of the session during option haggling").
@@ -17,6 +20,8 @@ pub struct Limits {
     pub option_bytes_max: u32,
     /// The most option data that is thrown away for the sake of an answer, in bytes. A longer option ends the session.
     pub option_discard_bytes_max: u32,
+    /// The most options in one handshake. One more ends the session: it will not come to an end.
+    pub options_max: u32,
     /// The most payload of a refused write that is thrown away for the sake of an answer, in bytes. A longer payload
     /// ends the session, unless the export's maximum payload allows it. Below 32 MiB this turns clients away that the
     /// specification asks to bear with.
@@ -24,12 +29,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 8 KiB of an option kept (the longest name and 2,045 information requests), 64 KiB thrown away; 64 MiB of
-    /// payload thrown away, which is twice what the specification says is no attack.
+    /// 8 KiB of an option kept (the longest name and 2,045 information requests), 64 KiB thrown away; 16,384 options, for
+    /// clients that list thousands of exports and ask about each; 64 MiB of payload thrown away, which is twice what the
+    /// specification says is no attack.
     fn default() -> Self {
         Self {
             option_bytes_max: 8 << 10,
             option_discard_bytes_max: 64 << 10,
+            options_max: 16 << 10,
             payload_discard_bytes_max: 64 << 20,
         }
     }

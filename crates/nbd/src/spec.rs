@@ -1,4 +1,5 @@
-//! The numbers of the NBD protocol (proto.md, section "Values"), under the specification's own names.
+//! The numbers of the NBD protocol (proto.md, section "Values"; those of extended headers, in the branch
+//! `extension-ext-header`), under the specification's own names.
 //!
 //! Only what this server sends, accepts or refuses by name is listed; anything else is refused as unknown. No
 //! behaviour lives here.
@@ -17,6 +18,10 @@ pub(crate) mod magic {
     pub(crate) const SIMPLE_REPLY: u32 = 0x6744_6698;
     /// First word of each chunk of a structured reply.
     pub(crate) const STRUCTURED_REPLY: u32 = 0x668e_33ef;
+    /// First word of every request with extended headers.
+    pub(crate) const EXTENDED_REQUEST: u32 = 0x21e4_1c71;
+    /// First word of each chunk of a reply with extended headers.
+    pub(crate) const EXTENDED_REPLY: u32 = 0x6e8a_278c;
 }
 
 /// "Handshake flags" (16 bits, server) and "Client flags" (32 bits, client). The bits have the same meaning in both.
@@ -35,6 +40,9 @@ pub(crate) mod transmission_flag {
     pub(crate) const SEND_WRITE_ZEROES: u16 = 1 << 6;
     pub(crate) const SEND_DF: u16 = 1 << 7;
     pub(crate) const CAN_MULTI_CONN: u16 = 1 << 8;
+    pub(crate) const SEND_CACHE: u16 = 1 << 10;
+    pub(crate) const SEND_FAST_ZERO: u16 = 1 << 11;
+    pub(crate) const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// "Option types".
@@ -46,6 +54,9 @@ pub(crate) mod option {
     pub(crate) const INFO: u32 = 6;
     pub(crate) const GO: u32 = 7;
     pub(crate) const STRUCTURED_REPLY: u32 = 8;
+    pub(crate) const LIST_META_CONTEXT: u32 = 9;
+    pub(crate) const SET_META_CONTEXT: u32 = 10;
+    pub(crate) const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// "Option reply types".
@@ -53,6 +64,7 @@ pub(crate) mod option_reply {
     pub(crate) const ACK: u32 = 1;
     pub(crate) const SERVER: u32 = 2;
     pub(crate) const INFO: u32 = 3;
+    pub(crate) const META_CONTEXT: u32 = 4;
     const ERROR: u32 = 1 << 31;
     pub(crate) const ERR_UNSUP: u32 = ERROR + 1;
     pub(crate) const ERR_POLICY: u32 = ERROR + 2;
@@ -61,6 +73,7 @@ pub(crate) mod option_reply {
     pub(crate) const ERR_UNKNOWN: u32 = ERROR + 6;
     pub(crate) const ERR_SHUTDOWN: u32 = ERROR + 7;
     pub(crate) const ERR_TOO_BIG: u32 = ERROR + 9;
+    pub(crate) const ERR_EXT_HEADER_REQD: u32 = ERROR + 10;
 }
 
 /// Information types of `NBD_REP_INFO`.
@@ -78,7 +91,9 @@ pub(crate) mod command {
     pub(crate) const DISC: u16 = 2;
     pub(crate) const FLUSH: u16 = 3;
     pub(crate) const TRIM: u16 = 4;
+    pub(crate) const CACHE: u16 = 5;
     pub(crate) const WRITE_ZEROES: u16 = 6;
+    pub(crate) const BLOCK_STATUS: u16 = 7;
 }
 
 /// "Command flags".
@@ -86,6 +101,9 @@ pub(crate) mod command_flag {
     pub(crate) const FUA: u16 = 1 << 0;
     pub(crate) const NO_HOLE: u16 = 1 << 1;
     pub(crate) const DF: u16 = 1 << 2;
+    pub(crate) const REQ_ONE: u16 = 1 << 3;
+    pub(crate) const FAST_ZERO: u16 = 1 << 4;
+    pub(crate) const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// "Structured reply flags" and "Structured reply types".
@@ -93,5 +111,8 @@ pub(crate) mod chunk {
     pub(crate) const FLAG_DONE: u16 = 1 << 0;
     pub(crate) const NONE: u16 = 0;
     pub(crate) const OFFSET_DATA: u16 = 1;
+    pub(crate) const OFFSET_HOLE: u16 = 2;
+    pub(crate) const BLOCK_STATUS: u16 = 5;
+    pub(crate) const BLOCK_STATUS_EXT: u16 = 6;
     pub(crate) const ERROR: u16 = (1 << 15) + 1;
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use quoin_replication::Timing;
 use quoin_replication::replica::{Puller, Replica, ReplicaMeta};
 use quoin_replication::writer::*;
+use quoin_types::block::{BlockRun, BlockState};
 use quoin_types::*;
 use quoin_wire::*;
 use std::time::Duration;
@@ -254,6 +255,92 @@ fn r3_a_read_fails_only_when_no_copy_in_reach_is_good() {
     assert!(segment.is_busy());
     segment.fence();
     assert_eq!(segment.completions().last(), Some(Completion::Failed(Token(10), Failure::Fenced)));
+}
+
+/// Asks what the first two blocks are; gives the node that was asked, and the question.
+fn ask_status(segment: &mut Segment, links: &mut Sent, token: u64) -> (NodeId, BlockStatus) {
+    links.messages.clear();
+    let since = Some(SnapshotId(3));
+    segment.submit(Token(token), Request::Status { offset: 0, length: 8192, since }, at(2), links);
+    the_question(links)
+}
+
+fn the_question(links: &mut Sent) -> (NodeId, BlockStatus) {
+    let messages = std::mem::take(&mut links.messages);
+    let mut asked = messages.into_iter().filter_map(|(node, message)| match message {
+        Message::BlockStatus(status) => Some((node, status)),
+        _ => None,
+    });
+    asked.next().expect("a voter is asked")
+}
+
+fn tell(
+    segment: &mut Segment,
+    links: &mut Sent,
+    (node, asked): (NodeId, BlockStatus),
+    result: Result<u32, Refusal>,
+) {
+    let result = result.map(|blocks| vec![BlockRun { blocks, state: BlockState::Changed }]);
+    let reply = BlockStatusReply { id: asked.id, replica: ReplicaId(node.0), result };
+    segment.on_block_status_reply(reply, at(2), links);
+}
+
+#[test]
+fn r0_what_blocks_are_is_asked_like_a_read_and_another_voter_if_one_is_behind() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    write_one(&mut segment, links, 1);
+    (0..2).for_each(|replica| position(&mut segment, links, replica, 1, 0));
+    assert_eq!(segment.completions().count(), 1);
+    let first = ask_status(&mut segment, links, 2);
+    assert_eq!((first.1.after, first.1.since), (Seq(1), Some(SnapshotId(3))));
+    tell(&mut segment, links, first, Err(Refusal::Behind));
+    let second = the_question(links);
+    assert_ne!(first.0, second.0);
+    // More blocks than were asked about is nonsense, and asked elsewhere.
+    tell(&mut segment, links, second, Ok(3));
+    let third = the_question(links);
+    assert!(third.0 != first.0 && third.0 != second.0);
+    tell(&mut segment, links, third, Ok(1));
+    let told = vec![BlockRun { blocks: 1, state: BlockState::Changed }];
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Status(Token(2), told)]);
+}
+
+#[test]
+fn r1_what_blocks_are_is_not_told_before_the_write_that_made_them_so_is_committed() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    write_one(&mut segment, links, 1);
+    let asked = ask_status(&mut segment, links, 2);
+    tell(&mut segment, links, asked, Ok(2));
+    assert_eq!(segment.completions().count(), 0);
+    (0..2).for_each(|replica| position(&mut segment, links, replica, 1, 0));
+    let tokens: Vec<Token> = segment.completions().map(|completion| completion.token()).collect();
+    assert!(tokens.contains(&Token(1)) && tokens.contains(&Token(2)), "{tokens:?}");
+}
+
+#[test]
+fn r2_what_blocks_are_is_not_told_without_leases() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let asked = ask_status(&mut segment, links, 2);
+    let (node, question) = asked;
+    let told = Ok(vec![BlockRun { blocks: 2, state: BlockState::Changed }]);
+    let reply = BlockStatusReply { id: question.id, replica: ReplicaId(node.0), result: told };
+    segment.on_block_status_reply(reply, at(100_000), links);
+    assert_eq!(segment.completions().count(), 0);
+    assert!(segment.is_busy(), "it waits for leases");
+}
+
+#[test]
+fn a_snapshot_that_is_no_more_ends_the_question() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let asked = ask_status(&mut segment, links, 2);
+    tell(&mut segment, links, asked, Err(Refusal::LacksSnapshot));
+    let failed = Completion::Failed(Token(2), Failure::NoSnapshot);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [failed]);
+    assert!(!segment.is_busy());
 }
 
 #[test]

@@ -10,10 +10,11 @@ mod pieces;
 mod reply;
 mod report;
 mod snapshots;
+mod status;
 mod view;
 mod volume;
 
-pub use reply::{ClientOperation, Reply, Ticket};
+pub use reply::{ClientOperation, Reply, StatusExtent, Ticket};
 pub use report::{ReplicaStatus, SegmentStatus, VolumeReport};
 pub use view::{View, ViewedVolume};
 pub use volume::{Attachment, VolumeSpec};
@@ -200,6 +201,11 @@ impl Core {
             Message::ReadReply(reply) => {
                 self.with_segment(reply.replica, now, |segment, links| {
                     segment.on_read_reply(reply, now, links);
+                });
+            }
+            Message::BlockStatusReply(reply) => {
+                self.with_segment(reply.replica, now, |segment, links| {
+                    segment.on_block_status_reply(reply, now, links);
                 });
             }
             Message::HeartbeatReply(reply) => {

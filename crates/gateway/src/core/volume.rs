@@ -5,15 +5,17 @@
 
 use super::links::LinkTable;
 use super::pieces::{Piece, cut};
-use super::reply::{ClientOperation, Reply, Ticket};
+use super::reply::{ClientOperation, Reply, StatusExtent, Ticket};
 use super::report::{ReplicaStatus, SegmentStatus, VolumeReport};
 use super::snapshots::Snapshots;
+use super::status::Question;
 use bytes::{Bytes, BytesMut};
 use quoin_replication::Timing;
 use quoin_replication::writer::{
     Completion, Failure, Operation, Request, Segment, SegmentConfig, Statistics, Token, VoterConfig,
     VoterHealth,
 };
+use quoin_types::block::BlockRun;
 use quoin_types::collections::HashMap;
 use quoin_types::limits::{READ_BYTES_MAX, WRITE_BYTES_MAX, ZERO_BYTES_MAX};
 use quoin_types::{
@@ -59,6 +61,8 @@ struct Open {
     failure: Option<Failure>,
     /// What was read so far, by piece; empty for other requests.
     data: Vec<Bytes>,
+    /// What was told of blocks so far, by question; empty for other requests.
+    status: Vec<Vec<StatusExtent>>,
     memory_bytes: usize,
     /// A flush of all segments, changed here or not.
     flushes_all: bool,
@@ -71,6 +75,8 @@ enum Part {
     Change { request: u64 },
     /// A piece of a read: which, and the bytes of it that were asked for.
     Read { request: u64, index: usize, from: u64, length: u64 },
+    /// A question about blocks: which.
+    Status { request: u64, index: usize, question: Question },
     /// The read of a block that is to be changed in part.
     Modify { request: u64, change: PartialChange },
 }
@@ -364,8 +370,8 @@ impl Volume {
         let memory_bytes = operation.memory_bytes();
         self.in_flight_bytes += memory_bytes;
         // One piece more than there are, so that the request cannot end before all its pieces have begun.
-        let open =
-            Open { ticket, pieces: 1, failure: None, data: Vec::new(), memory_bytes, flushes_all: false };
+        let (data, status) = (Vec::new(), Vec::new());
+        let open = Open { ticket, pieces: 1, failure: None, data, status, memory_bytes, flushes_all: false };
         self.requests.insert(request, open);
         match operation {
             ClientOperation::Read { offset, length } => {
@@ -374,13 +380,25 @@ impl Volume {
             ClientOperation::Write { offset, data, durable } => {
                 self.write(request, offset, &data, durable, now, links);
             }
-            ClientOperation::Zero { offset, length, durable } => {
+            ClientOperation::Zero { offset, length, durable, allocate: true } => {
+                self.write_zeros(request, offset, length, durable, now, links);
+            }
+            ClientOperation::Zero { offset, length, durable, allocate: false } => {
                 self.zero(request, offset, length, durable, true, now, links);
             }
             ClientOperation::Trim { offset, length, durable } => {
                 self.zero(request, offset, length, durable, false, now, links);
             }
             ClientOperation::Flush => self.flush(request, now, links),
+            ClientOperation::Status { offset, length, about } => {
+                self.status(
+                    request,
+                    Question::new(offset, length, self.spec.segment_bytes),
+                    &about,
+                    now,
+                    links,
+                );
+            }
         }
         self.piece_done(request, Ok(()));
     }
@@ -430,6 +448,45 @@ impl Volume {
                     self.change_part(request, change, now, links);
                 }
             }
+        }
+    }
+
+    /// Writes zeros, so that they take space: all of it from one piece of memory.
+    fn write_zeros(
+        &mut self,
+        request: u64,
+        offset: u64,
+        length: u64,
+        durable: bool,
+        now: Moment,
+        links: &mut LinkTable,
+    ) {
+        let zeros = Bytes::from(vec![0; length.min(WRITE_BYTES_MAX) as usize]);
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            // Cut where blocks end, so that none is made of two pieces.
+            let piece_bytes = (end - at).min(WRITE_BYTES_MAX - at % WRITE_BYTES_MAX);
+            let piece = zeros.slice(..piece_bytes as usize);
+            self.write(request, at, &piece, durable, now, links);
+            at += piece.len() as u64;
+        }
+    }
+
+    fn status(
+        &mut self,
+        request: u64,
+        question: Question,
+        about: &[Option<SnapshotId>],
+        now: Moment,
+        links: &mut LinkTable,
+    ) {
+        let Question { segment, offset, blocks_bytes: length, .. } = question;
+        for (index, since) in about.iter().copied().enumerate() {
+            if let Some(open) = self.requests.get_mut(&request) {
+                open.status.push(Vec::new());
+            }
+            let part = Part::Status { request, index, question };
+            self.start(request, part, segment, Request::Status { offset, length, since }, now, links);
         }
     }
 
@@ -550,14 +607,17 @@ impl Volume {
     }
 
     fn completed(&mut self, completion: Completion, now: Moment, links: &mut LinkTable) {
-        let (token, outcome) = match completion {
-            Completion::Done(token) => (token, Ok(Bytes::new())),
-            Completion::Read(token, data) => (token, Ok(data)),
-            Completion::Failed(token, failure) => (token, Err(failure)),
+        let Some(part) = self.parts.remove(&completion.token()) else { return };
+        let outcome = match completion {
+            Completion::Done(_) => Ok(Bytes::new()),
+            Completion::Read(_, data) => Ok(data),
+            Completion::Status(_, runs) => return self.status_told(&part, &runs),
+            Completion::Failed(_, failure) => Err(failure),
         };
-        let Some(part) = self.parts.remove(&token) else { return };
         match part {
-            Part::Change { request } => self.piece_done(request, outcome.map(drop)),
+            Part::Change { request } | Part::Status { request, .. } => {
+                self.piece_done(request, outcome.map(drop));
+            }
             Part::Read { request, index, from, length } => {
                 if let (Ok(data), Some(open)) = (&outcome, self.requests.get_mut(&request)) {
                     open.data[index] = data.slice(from as usize..(from + length) as usize);
@@ -573,6 +633,14 @@ impl Volume {
                 self.resume_delayed(now, links);
             }
         }
+    }
+
+    fn status_told(&mut self, part: &Part, runs: &[BlockRun]) {
+        let Part::Status { request, index, question } = part else { return };
+        if let Some(open) = self.requests.get_mut(request) {
+            open.status[*index] = question.extents(runs);
+        }
+        self.piece_done(*request, Ok(()));
     }
 
     /// The second half of a read-modify-write. Its write is ordered behind all earlier ones, before all delayed ones.
@@ -626,6 +694,7 @@ impl Volume {
         self.flushed_all |= open.flushes_all && open.failure.is_none();
         let reply = match open.failure {
             Some(failure) => Err(failure),
+            None if !open.status.is_empty() => Ok(Reply::Status(open.status)),
             None if open.data.is_empty() => Ok(Reply::Done),
             None => Ok(Reply::Read(open.data)),
         };

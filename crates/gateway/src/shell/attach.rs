@@ -5,7 +5,7 @@ use crate::core::Attachment;
 use crate::words;
 use quoin_api::client::is_unreachable;
 use quoin_api::v1;
-use quoin_nbd::{ExportError, ExportErrorKind};
+use quoin_nbd::{ExportError, ExportErrorKind, ExportSnapshot};
 use quoin_types::collections::HashMap;
 use quoin_types::{ClusterId, Epoch, InstanceId, NodeId, VolumeId};
 use quoin_wire::LeaseHolder;
@@ -82,6 +82,23 @@ pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, Ex
             "the cluster manager described the volume in a way not understood",
         )
     })
+}
+
+/// The snapshots of a volume that can be asked about; none, if only the volume's existence is asked for.
+pub(super) async fn snapshots(
+    shell: &Rc<Shell>,
+    name: &str,
+    with_snapshots: bool,
+) -> Result<Vec<ExportSnapshot>, ExportError> {
+    if !with_snapshots && shell.exports.get(name).is_some() {
+        return Ok(Vec::new());
+    }
+    let request = v1::GetVolumeRequest { name: name.into() };
+    let ask =
+        shell.managers.cluster(async |mut client| Ok(client.get_volume(request.clone()).await?.into_inner()));
+    let volume = ask.await.map_err(|status| export_error(&status))?;
+    let ready = volume.snapshots.into_iter().filter(|one| one.state() == v1::SnapshotState::Ready);
+    Ok(ready.map(|snapshot| ExportSnapshot { name: snapshot.name, key: snapshot.id }).collect())
 }
 
 async fn ask(shell: &Rc<Shell>, name: &str) -> Result<v1::AttachReply, Status> {

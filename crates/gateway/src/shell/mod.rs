@@ -8,6 +8,7 @@ mod metrics;
 mod node;
 mod past;
 
+use crate::answer::Asked;
 use crate::config::Config;
 use crate::core::{ClientOperation, Core, Output, Reply, Ticket};
 use attach::Exports;
@@ -63,8 +64,9 @@ struct Waiting {
     client: ClientId,
     cookie: Cookie,
     encoder: ReplyEncoder,
-    /// First byte and length, for the header of a read's answer.
-    range: (u64, u32),
+    asked: Asked,
+    /// What the request holds in memory.
+    memory_bytes: usize,
     begun: Moment,
     is_read: bool,
 }
@@ -79,6 +81,8 @@ struct Shell {
     clients: RefCell<HashMap<ClientId, ClientLink>>,
     tickets: RefCell<HashMap<Ticket, Waiting>>,
     next: Cell<u64>,
+    /// What requests of all clients hold in memory.
+    under_way_bytes: Cell<usize>,
     cluster: Cell<Option<ClusterId>>,
     past: past::Past,
     metrics: metrics::Metrics,
@@ -114,6 +118,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         clients: RefCell::default(),
         tickets: RefCell::default(),
         next: Cell::new(0),
+        under_way_bytes: Cell::new(0),
         cluster: Cell::new(None),
         past,
         metrics,
@@ -204,12 +209,20 @@ impl Shell {
     ) -> bool {
         let ticket = Ticket(self.next_number());
         let now = waiting.begun;
+        let memory_bytes = waiting.memory_bytes;
+        self.under_way_bytes.set(self.under_way_bytes.get() + memory_bytes);
         self.tickets.borrow_mut().insert(ticket, waiting);
         let taken = core.submit(volume, ticket, operation, now);
         if !taken {
             self.tickets.borrow_mut().remove(&ticket);
+            self.gave_room(memory_bytes);
         }
         taken
+    }
+
+    /// A request is over, whether or not its client is still there.
+    fn gave_room(&self, memory_bytes: usize) {
+        self.under_way_bytes.set(self.under_way_bytes.get() - memory_bytes);
     }
 
     fn carry_out(self: &Rc<Self>, outputs: Vec<Output>) {
@@ -258,6 +271,7 @@ impl Shell {
     /// Queues the answer to a client's request; gives the client, if it is still there.
     fn reply(&self, ticket: Ticket, reply: Result<Reply, Failure>) -> Option<ClientId> {
         let waiting = self.tickets.borrow_mut().remove(&ticket)?;
+        self.gave_room(waiting.memory_bytes);
         let clients = self.clients.borrow();
         let client = clients.get(&waiting.client)?;
         self.metrics.answered(waiting.is_read, clock::now().since(waiting.begun), reply.is_ok());

@@ -1,9 +1,10 @@
 //! The handshake phase (proto.md, "Handshake"): from the greeting to an open export, or to the end of the session.
 //!
-//! Fixed newstyle only. Understands `NBD_OPT_EXPORT_NAME`, `ABORT`, `LIST`, `STARTTLS`, `INFO`, `GO` and
-//! `STRUCTURED_REPLY`; every other option is answered with `NBD_REP_ERR_UNSUP`. It does no I/O, knows no exports and no time: the shell looks
-//! exports up when asked, and ends handshakes that take too long.
+//! Fixed newstyle only, with every option that proto.md and its extension `EXTENDED_HEADERS` define; any other option is
+//! answered with `NBD_REP_ERR_UNSUP`. It does no I/O, knows no exports and no time: the shell looks exports up when asked,
+//! and ends handshakes that take too long.
 
+mod context;
 mod option;
 mod reply;
 mod tls;
@@ -13,6 +14,8 @@ use crate::export::{ExportError, ExportInfo, ExportSummary};
 use crate::limits::{Limits, STRING_BYTES_MAX};
 use crate::spec::{self, handshake_flag, option_reply};
 use bytes::{Buf, Bytes, BytesMut};
+use context::Queries;
+pub use context::{Context, ContextKind, ExportSnapshot};
 use option::{Announced, InfoRequests, OPTION_HEADER_BYTES};
 pub use tls::TlsPolicy;
 use tls::{Tls, TlsAnswer};
@@ -32,6 +35,7 @@ const DISCARD_HINT_BYTES: usize = 4096;
 ///   option of [`Limits::option_bytes_max`] and what one read brought.
 /// - [`Step::ListExports`]: call [`answer_list`](Self::answer_list) before the next `advance`, however long it takes.
 /// - [`Step::OpenExport`]: call [`answer_open`](Self::answer_open) likewise.
+/// - [`Step::MetaContexts`]: call [`answer_contexts`](Self::answer_contexts) likewise.
 /// - [`Step::StartTls`]: all that was sent before has been sent in plain text, and the input is empty. Run the TLS
 ///   handshake on the connection, as its server, then call [`tls_started`](Self::tls_started) before the next `advance`;
 ///   from then on all bytes pass through TLS. If TLS fails, close the connection.
@@ -49,14 +53,39 @@ pub struct Handshake {
     fixed_newstyle: bool,
     no_zeroes: bool,
     tls: Tls,
-    negotiated: Negotiated,
+    agreed: Agreed,
+    options_left: u32,
     shutting_down: bool,
 }
 
 /// What options have agreed on. All of it is forgotten when TLS starts ("NBD_OPT_STARTTLS").
 #[derive(Debug, Default)]
-struct Negotiated {
-    structured: bool,
+struct Agreed {
+    replies: ReplyStyle,
+    /// The selected metadata contexts, and the name of the export that they were selected for.
+    contexts: Vec<Context>,
+    contexts_of: String,
+}
+
+/// How replies look, and with extended headers requests, too.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum ReplyStyle {
+    /// "Simple reply message".
+    #[default]
+    Simple,
+    /// "Structured reply chunk message": `NBD_OPT_STRUCTURED_REPLY`.
+    Structured,
+    /// "Extended reply chunk message": `NBD_OPT_EXTENDED_HEADERS`.
+    Extended,
+}
+
+/// What transmission needs to know of the handshake.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Negotiated {
+    /// How replies look.
+    pub replies: ReplyStyle,
+    /// The metadata contexts selected for the export.
+    pub contexts: Vec<Context>,
 }
 
 /// What the shell must do next.
@@ -78,14 +107,21 @@ pub enum Step {
         /// Whether the client only wants to know about it, or to use it.
         kind: OpenKind,
     },
+    /// `NBD_OPT_LIST_META_CONTEXT` or `NBD_OPT_SET_META_CONTEXT`: is there this export, and which snapshots does it have?
+    MetaContexts {
+        /// Its name. Empty means the default export, if there is one.
+        export: String,
+        /// Whether its snapshots matter; if not, the answer may leave them out.
+        with_snapshots: bool,
+    },
     /// `NBD_OPT_STARTTLS` has been acknowledged: the next bytes in both directions are TLS.
     StartTls,
     /// The client entered transmission with this export: the one that was last answered with `Ok`.
     Transmission {
         /// What the client was told.
         export: ExportInfo,
-        /// Whether it negotiated structured replies.
-        structured: bool,
+        /// What else was agreed on.
+        negotiated: Negotiated,
     },
     /// Close the connection.
     Close(CloseReason),
@@ -129,12 +165,18 @@ enum State {
     AwaitingOpen {
         option: u32,
         kind: OpenKind,
+        /// As the client named it.
+        name: String,
         requests: InfoRequests,
+    },
+    AwaitingContexts {
+        option: u32,
+        queries: Queries,
     },
     /// `NBD_OPT_STARTTLS` is acknowledged; the shell is told once that acknowledgement has been sent.
     StartingTls,
     AwaitingTls,
-    Entering(ExportInfo),
+    Entering(ExportInfo, Negotiated),
     Closing(CloseReason),
     Finished,
     Failed(ProtocolError),
@@ -144,7 +186,7 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
     Refuse(u32, &'static str),
-    UseStructuredReplies,
+    UseReplies(ReplyStyle),
     StartTls,
     List,
     Abort,
@@ -168,7 +210,8 @@ impl Handshake {
             fixed_newstyle: false,
             no_zeroes: false,
             tls: Tls::new(policy),
-            negotiated: Negotiated::default(),
+            agreed: Agreed::default(),
+            options_left: limits.options_max,
             shutting_down: false,
         }
     }
@@ -215,26 +258,22 @@ impl Handshake {
     ///
     /// If that was not asked.
     pub fn answer_open(&mut self, answer: Result<ExportInfo, ExportError>) {
-        let State::AwaitingOpen { option, kind, requests } = self.state else {
+        let state = std::mem::replace(&mut self.state, State::OptionHeader);
+        let State::AwaitingOpen { option, kind, name, requests } = state else {
             panic!("answer_open without Step::OpenExport");
         };
+        let negotiated = self.agreed.negotiated(&name);
         let output = &mut self.output;
         self.state = match (answer, kind) {
             (Ok(export), OpenKind::ExportName) => {
-                let flags = export.transmission_flags(self.negotiated.structured);
+                let flags = export.transmission_flags(&negotiated);
                 reply::export_name(export.size_bytes, flags, self.no_zeroes, output);
-                State::Entering(export)
+                State::Entering(export, negotiated)
             }
             (Ok(export), OpenKind::Info | OpenKind::Go) => {
-                reply::infos(
-                    option,
-                    &export,
-                    export.transmission_flags(self.negotiated.structured),
-                    requests,
-                    output,
-                );
+                reply::infos(option, &export, export.transmission_flags(&negotiated), requests, output);
                 reply::ack(option, output);
-                if kind == OpenKind::Go { State::Entering(export) } else { State::OptionHeader }
+                if kind == OpenKind::Go { State::Entering(export, negotiated) } else { State::OptionHeader }
             }
             (Err(_), OpenKind::ExportName) => State::Closing(CloseReason::ExportRefused),
             (Err(error), OpenKind::Info | OpenKind::Go) => {
@@ -242,6 +281,36 @@ impl Handshake {
                 State::OptionHeader
             }
         };
+    }
+
+    /// Answers [`Step::MetaContexts`] with the snapshots of the export.
+    ///
+    /// # Panics
+    ///
+    /// If that was not asked.
+    pub fn answer_contexts(&mut self, answer: Result<&[ExportSnapshot], ExportError>) {
+        let state = std::mem::replace(&mut self.state, State::OptionHeader);
+        let State::AwaitingContexts { option, queries } = state else {
+            panic!("answer_contexts without Step::MetaContexts");
+        };
+        let found = match answer {
+            Ok(snapshots) => queries.matching(snapshots),
+            Err(error) => return self.refuse(option, error.kind.reply_type(), &error.message),
+        };
+        if queries.selects && found.len() > context::CONTEXTS_MAX {
+            return self.refuse(option, option_reply::ERR_TOO_BIG, "too many metadata contexts at once");
+        }
+        for (id, (name, kind)) in (1..).zip(found) {
+            // "The metadata context ID in these replies is reserved and SHOULD be set to zero": when they are listed.
+            reply::context(option, if queries.selects { id } else { 0 }, &name, &mut self.output);
+            if queries.selects {
+                self.agreed.contexts.push(Context { id, kind });
+            }
+        }
+        if queries.selects {
+            self.agreed.contexts_of = queries.export;
+        }
+        reply::ack(option, &mut self.output);
     }
 
     /// From now on every option but `NBD_OPT_ABORT` is answered with `NBD_REP_ERR_SHUTDOWN` ("Termination of the
@@ -259,7 +328,7 @@ impl Handshake {
     pub fn tls_started(&mut self) {
         assert!(matches!(self.state, State::AwaitingTls), "tls_started without Step::StartTls");
         self.tls.started();
-        self.negotiated = Negotiated::default();
+        self.agreed = Agreed::default();
         self.state = State::OptionHeader;
     }
 
@@ -275,9 +344,10 @@ impl Handshake {
                 State::Discarding { .. } => self.discard(input),
                 State::AwaitingList => panic!("Step::ListExports was not answered"),
                 State::AwaitingOpen { .. } => panic!("Step::OpenExport was not answered"),
+                State::AwaitingContexts { .. } => panic!("Step::MetaContexts was not answered"),
                 State::StartingTls => Some(self.start_tls(input)?),
                 State::AwaitingTls => panic!("Step::StartTls was not done"),
-                State::Entering(_) => Some(self.enter()),
+                State::Entering(..) => Some(self.enter()),
                 State::Closing(reason) => Some(Step::Close(*reason)),
                 State::Finished => panic!("the handshake is over"),
                 State::Failed(error) => return Err(*error),
@@ -308,6 +378,12 @@ impl Handshake {
         let Some(announced) = option::take_header(input)? else {
             return Ok(need(OPTION_HEADER_BYTES - input.len()));
         };
+        self.options_left =
+            self.options_left.checked_sub(1).ok_or(ProtocolError::TooManyOptions(self.limits.options_max))?;
+        if announced.option == spec::option::SET_META_CONTEXT {
+            // It replaces what was selected before, "including when this command fails".
+            self.agreed.contexts.clear();
+        }
         self.state = self.plan(announced)?;
         Ok(None)
     }
@@ -341,18 +417,32 @@ impl Handshake {
             _ if self.tls.is_missing() => {
                 Verdict::Refuse(option_reply::ERR_TLS_REQD, "this server serves nothing without TLS")
             }
+            spec::option::EXPORT_NAME if self.agreed.replies == ReplyStyle::Extended => {
+                return Err(ProtocolError::ExportNameWithExtendedHeaders);
+            }
             spec::option::EXPORT_NAME => return Ok(State::OptionData(announced)),
-            spec::option::INFO | spec::option::GO if len_bytes <= self.limits.option_bytes_max => {
+            spec::option::LIST_META_CONTEXT | spec::option::SET_META_CONTEXT
+                if self.agreed.replies == ReplyStyle::Simple =>
+            {
+                Verdict::Refuse(option_reply::ERR_INVALID, "metadata contexts need structured replies first")
+            }
+            _ if option::is_kept(option) && len_bytes <= self.limits.option_bytes_max => {
                 return Ok(State::OptionData(announced));
             }
-            spec::option::INFO | spec::option::GO => {
+            _ if option::is_kept(option) => {
                 Verdict::Refuse(option_reply::ERR_TOO_BIG, "the option's data is too long")
             }
-            spec::option::LIST | spec::option::STRUCTURED_REPLY if len_bytes > 0 => {
+            spec::option::LIST | spec::option::STRUCTURED_REPLY | spec::option::EXTENDED_HEADERS
+                if len_bytes > 0 =>
+            {
                 Verdict::Refuse(option_reply::ERR_INVALID, "this option takes no data")
             }
             spec::option::LIST => Verdict::List,
-            spec::option::STRUCTURED_REPLY => Verdict::UseStructuredReplies,
+            spec::option::STRUCTURED_REPLY if self.agreed.replies == ReplyStyle::Extended => {
+                Verdict::Refuse(option_reply::ERR_EXT_HEADER_REQD, "extended headers are in use already")
+            }
+            spec::option::STRUCTURED_REPLY => Verdict::UseReplies(ReplyStyle::Structured),
+            spec::option::EXTENDED_HEADERS => Verdict::UseReplies(ReplyStyle::Extended),
             _ => Verdict::Refuse(option_reply::ERR_UNSUP, "this server does not know the option"),
         };
         Ok(State::Discarding { option, remaining: len_bytes, then })
@@ -369,22 +459,42 @@ impl Handshake {
             return Ok(need(len_bytes - input.len()));
         }
         let data = input.split_to(len_bytes);
-        let (name, kind, requests) = if option == spec::option::EXPORT_NAME {
-            let name = option::read_name(&data).map_err(|_| ProtocolError::ExportName)?;
-            (name, OpenKind::ExportName, InfoRequests::default())
-        } else {
-            match option::read_open(&data) {
-                Ok(open) if option == spec::option::GO => (open.name, OpenKind::Go, open.requests),
-                Ok(open) => (open.name, OpenKind::Info, open.requests),
-                Err(message) => {
-                    self.state = State::OptionHeader;
-                    self.refuse(option, option_reply::ERR_INVALID, message);
-                    return Ok(None);
-                }
+        let asked = match option {
+            spec::option::EXPORT_NAME => {
+                let name = option::read_name(&data).map_err(|_| ProtocolError::ExportName)?;
+                Ok(self.ask_open(option, OpenKind::ExportName, name, InfoRequests::default()))
             }
+            spec::option::LIST_META_CONTEXT | spec::option::SET_META_CONTEXT => {
+                let selects = option == spec::option::SET_META_CONTEXT;
+                Queries::read(&data, selects).map(|queries| self.ask_contexts(option, queries))
+            }
+            _ => option::read_open(&data).map(|open| {
+                let kind = if option == spec::option::GO { OpenKind::Go } else { OpenKind::Info };
+                self.ask_open(option, kind, open.name, open.requests)
+            }),
         };
-        self.state = State::AwaitingOpen { option, kind, requests };
-        Ok(Some(Step::OpenExport { name, kind }))
+        Ok(match asked {
+            Ok(step) => Some(step),
+            Err(message) => {
+                self.state = State::OptionHeader;
+                self.refuse(option, option_reply::ERR_INVALID, message);
+                None
+            }
+        })
+    }
+
+    fn ask_open(&mut self, option: u32, kind: OpenKind, name: String, requests: InfoRequests) -> Step {
+        self.state = State::AwaitingOpen { option, kind, name: name.clone(), requests };
+        Step::OpenExport { name, kind }
+    }
+
+    fn ask_contexts(&mut self, option: u32, queries: Queries) -> Step {
+        let step = Step::MetaContexts {
+            export: queries.export.clone(),
+            with_snapshots: queries.concern_snapshots(),
+        };
+        self.state = State::AwaitingContexts { option, queries };
+        step
     }
 
     fn discard(&mut self, input: &mut BytesMut) -> Option<Step> {
@@ -401,8 +511,8 @@ impl Handshake {
         self.state = State::OptionHeader;
         match then {
             Verdict::Refuse(reply_type, message) => self.refuse(option, reply_type, message),
-            Verdict::UseStructuredReplies => {
-                self.negotiated.structured = true;
+            Verdict::UseReplies(style) => {
+                self.agreed.replies = style;
                 reply::ack(option, &mut self.output);
             }
             Verdict::StartTls => {
@@ -436,10 +546,18 @@ impl Handshake {
     }
 
     fn enter(&mut self) -> Step {
-        let State::Entering(export) = std::mem::replace(&mut self.state, State::Finished) else {
+        let State::Entering(export, negotiated) = std::mem::replace(&mut self.state, State::Finished) else {
             unreachable!("called for this state only");
         };
-        Step::Transmission { export, structured: self.negotiated.structured }
+        Step::Transmission { export, negotiated }
+    }
+}
+
+impl Agreed {
+    /// What holds for an export. Contexts that were selected for another one do not.
+    fn negotiated(&self, export: &str) -> Negotiated {
+        let contexts = if self.contexts_of == export { self.contexts.clone() } else { Vec::new() };
+        Negotiated { replies: self.replies, contexts }
     }
 }
 

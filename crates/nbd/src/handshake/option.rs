@@ -2,7 +2,7 @@
 
 use crate::error::ProtocolError;
 use crate::limits::STRING_BYTES_MAX;
-use crate::spec::{info, magic};
+use crate::spec::{info, magic, option};
 use bytes::{Buf, BytesMut};
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -35,6 +35,11 @@ pub(crate) fn take_header(input: &mut BytesMut) -> Result<Option<Announced>, Pro
     let announced = Announced { option: header.option.get(), len_bytes: header.len_bytes.get() };
     input.advance(OPTION_HEADER_BYTES);
     Ok(Some(announced))
+}
+
+/// Whether the option's data is needed, and can be refused: the others have none, or a name that cannot.
+pub(crate) fn is_kept(number: u32) -> bool {
+    [option::INFO, option::GO, option::LIST_META_CONTEXT, option::SET_META_CONTEXT].contains(&number)
 }
 
 /// The information that a client asked for by name. `NBD_INFO_EXPORT` is always sent.

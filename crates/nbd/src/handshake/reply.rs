@@ -71,6 +71,13 @@ pub(crate) fn infos(
     }
 }
 
+/// `NBD_REP_META_CONTEXT`, whose name was found to be expressible.
+pub(crate) fn context(option: u32, id: u32, name: &str, out: &mut BytesMut) {
+    header(option, option_reply::META_CONTEXT, 4 + name.len(), out);
+    out.put_u32(id);
+    out.put_slice(name.as_bytes());
+}
+
 /// The answer to `NBD_OPT_EXPORT_NAME`, which has no reply header.
 pub(crate) fn export_name(size_bytes: u64, flags: TransmissionFlags, no_zeroes: bool, out: &mut BytesMut) {
     out.put_u64(size_bytes);

@@ -9,13 +9,13 @@ mod request;
 
 use crate::error::{Errno, ProtocolError};
 use crate::export::ExportInfo;
+use crate::handshake::{Negotiated, ReplyStyle};
 use crate::limits::Limits;
-use crate::spec::{command, magic};
+use crate::spec::command;
 use bytes::{Buf, Bytes, BytesMut};
-pub use reply::ReplyEncoder;
+pub use reply::{ReplyEncoder, StatusExtent, status_flag};
+use request::{Awaited, Refusal, RequestHeader, Rules, Verdict};
 pub use request::{Cookie, Operation, Request};
-use request::{REQUEST_HEADER_BYTES, Refusal, RequestHeader, Rules, Verdict};
-use zerocopy::FromBytes;
 
 /// The hint while a payload is being thrown away: enough to get on, without growing a buffer for nothing.
 const DISCARD_HINT_BYTES: u32 = 64 << 10;
@@ -70,16 +70,14 @@ pub struct Answered {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Header,
-    /// The header of a valid write has been taken; its payload is kept until it is complete.
+    /// The header of a valid request has been taken; its payload is kept until it is complete.
     Payload {
         cookie: Cookie,
-        offset: u64,
-        len: u32,
-        fua: bool,
+        awaited: Awaited,
     },
-    /// A write has been refused; its payload is thrown away as it comes.
+    /// A request has been refused; its payload is thrown away as it comes.
     Discarding {
-        remaining: u32,
+        remaining: u64,
     },
     Disconnected,
     Failed(ProtocolError),
@@ -87,11 +85,11 @@ enum State {
 
 impl Transmission {
     /// Starts transmission with what [`Step::Transmission`](crate::Step::Transmission) gave.
-    pub fn new(export: &ExportInfo, structured: bool, limits: Limits) -> Self {
+    pub fn new(export: &ExportInfo, negotiated: Negotiated, limits: Limits) -> Self {
         Self {
             limits,
-            rules: Rules::new(export, structured),
-            replies: ReplyEncoder::new(structured),
+            replies: ReplyEncoder::new(negotiated.replies),
+            rules: Rules::new(export, negotiated),
             state: State::Header,
             shutting_down: false,
         }
@@ -114,26 +112,25 @@ impl Transmission {
         loop {
             match &mut self.state {
                 State::Header => {
-                    let Ok((header, _)) = RequestHeader::ref_from_prefix(input) else { return Ok(None) };
-                    let header = *header;
-                    input.advance(REQUEST_HEADER_BYTES);
+                    let header = request::take_header(input, self.rules.style())
+                        .map_err(|magic| self.fail(ProtocolError::RequestMagic(magic)))?;
+                    let Some(header) = header else { return Ok(None) };
                     if let Some(received) = self.take_header(&header)? {
                         return Ok(Some(received));
                     }
                 }
-                &mut State::Payload { cookie, offset, len, fua } => {
-                    if input.len() < len as usize {
+                &mut State::Payload { cookie, awaited } => {
+                    if input.len() < awaited.payload_bytes() {
                         return Ok(None);
                     }
                     self.state = State::Header;
-                    let data = input.split_to(len as usize).freeze();
-                    let operation = Operation::Write { offset, data, fua };
-                    return Ok(Some(Received::Request(Request { cookie, operation })));
+                    let data = input.split_to(awaited.payload_bytes()).freeze();
+                    return Ok(Some(self.complete(cookie, awaited, data)));
                 }
                 State::Discarding { remaining } => {
-                    let here = input.len().min(*remaining as usize);
-                    input.advance(here);
-                    *remaining -= here as u32;
+                    let here = (input.len() as u64).min(*remaining);
+                    input.advance(here as usize);
+                    *remaining -= here;
                     if *remaining > 0 {
                         return Ok(None);
                     }
@@ -150,10 +147,10 @@ impl Transmission {
     /// again first. At most the export's maximum payload.
     pub fn missing(&self, input: &BytesMut) -> usize {
         let needed = match self.state {
-            State::Header => REQUEST_HEADER_BYTES,
-            State::Payload { len, .. } => len as usize,
+            State::Header => request::header_bytes(self.rules.style()),
+            State::Payload { awaited, .. } => awaited.payload_bytes(),
             State::Discarding { remaining } => {
-                DISCARD_HINT_BYTES.min(remaining).min(self.rules.max_payload_bytes()) as usize
+                u64::from(DISCARD_HINT_BYTES.min(self.rules.max_payload_bytes())).min(remaining) as usize
             }
             State::Disconnected | State::Failed(_) => 0,
         };
@@ -168,25 +165,26 @@ impl Transmission {
 
     /// Decides about one header. `None` if the payload has to come first.
     fn take_header(&mut self, header: &RequestHeader) -> Result<Option<Received>, ProtocolError> {
-        if header.magic.get() != magic::REQUEST {
-            return Err(self.fail(ProtocolError::RequestMagic(header.magic.get())));
+        let (cookie, payload_bytes) = (header.cookie, self.rules.payload_bytes(header));
+        let max_payload_bytes = self.rules.max_payload_bytes();
+        // With extended headers the specification bids the server disconnect beyond the maximum payload.
+        let borne_bytes_max = match self.rules.style() {
+            ReplyStyle::Extended => max_payload_bytes,
+            _ => max_payload_bytes.max(self.limits.payload_discard_bytes_max),
+        };
+        if payload_bytes > u64::from(borne_bytes_max) {
+            return Err(self.fail(ProtocolError::PayloadTooLong(payload_bytes)));
         }
-        let is_write = header.command.get() == command::WRITE;
-        let len = header.len.get();
-        if is_write && len > self.limits.payload_discard_bytes_max.max(self.rules.max_payload_bytes()) {
-            return Err(self.fail(ProtocolError::PayloadTooLong(len)));
-        }
-        let cookie = Cookie(header.cookie.get());
         let received = match self.judge(header) {
             Verdict::Accept(operation) => Received::Request(Request { cookie, operation }),
-            Verdict::AwaitPayload { offset, len, fua } => {
-                self.state = State::Payload { cookie, offset, len, fua };
+            Verdict::AwaitPayload(awaited) => {
+                self.state = State::Payload { cookie, awaited };
                 return Ok(None);
             }
             Verdict::Nothing => self.answer(cookie, None),
             Verdict::Refuse(refusal) => {
-                if is_write {
-                    self.state = State::Discarding { remaining: len };
+                if payload_bytes > 0 {
+                    self.state = State::Discarding { remaining: payload_bytes };
                 }
                 self.answer(cookie, Some(refusal))
             }
@@ -198,8 +196,20 @@ impl Transmission {
         Ok(Some(received))
     }
 
+    /// The payload of a valid request is there.
+    fn complete(&self, cookie: Cookie, awaited: Awaited, data: Bytes) -> Received {
+        let operation = match awaited {
+            Awaited::Write { fua, .. } => Operation::Write { offset: cookie.offset, data, fua },
+            Awaited::Status { one, .. } => match self.rules.judge_status(cookie.offset, one, &data) {
+                Ok(operation) => operation,
+                Err(refusal) => return self.answer(cookie, Some(refusal)),
+            },
+        };
+        Received::Request(Request { cookie, operation })
+    }
+
     fn judge(&self, header: &RequestHeader) -> Verdict {
-        if self.shutting_down && header.command.get() != command::DISC {
+        if self.shutting_down && header.command != command::DISC {
             return Verdict::Refuse(Refusal {
                 errno: Errno::Shutdown,
                 message: "the server is shutting down",

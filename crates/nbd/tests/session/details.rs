@@ -3,12 +3,22 @@
 use crate::shell;
 use bytes::BytesMut;
 use quoin_nbd::{
-    Cookie, Errno, ExportError, ExportErrorKind, Handshake, Limits, Operation, PAYLOAD_BYTES_MAX,
-    ProtocolError, Received, ReplyEncoder, Request, STRING_BYTES_MAX, Step, TlsPolicy, Transmission,
+    BlockSizes, Cookie, Errno, ExportError, ExportErrorKind, Handshake, Limits, Negotiated, Operation,
+    PAYLOAD_BYTES_MAX, ProtocolError, Received, ReplyEncoder, ReplyStyle, Request, STRING_BYTES_MAX, Step,
+    TlsPolicy, Transmission,
 };
 
+fn negotiated(structured: bool) -> Negotiated {
+    let replies = if structured { ReplyStyle::Structured } else { ReplyStyle::Simple };
+    Negotiated { replies, contexts: Vec::new() }
+}
+
+fn cookie(number: u64) -> Cookie {
+    Cookie { number, offset: 0 }
+}
+
 fn transmission(export: &str, structured: bool) -> Transmission {
-    Transmission::new(&shell::open(export).unwrap(), structured, Limits::default())
+    Transmission::new(&shell::open(export).unwrap(), negotiated(structured), Limits::default())
 }
 
 /// A handshake that has sent its greeting and taken the client's flags, with the given option as input.
@@ -36,12 +46,12 @@ fn a_write_is_cut_out_of_the_input_without_a_copy() {
     input.extend_from_slice(&request(1, 0, 4096));
     input.extend_from_slice(&[9; 4096]);
     let payload_at = input[28..].as_ptr();
-    let Some(Received::Request(Request { operation: Operation::Write { data, .. }, cookie })) =
+    let Some(Received::Request(Request { operation: Operation::Write { data, .. }, cookie: own })) =
         session.next_request(&mut input).unwrap()
     else {
         panic!("a write");
     };
-    assert_eq!((data.as_ptr(), data.len(), cookie), (payload_at, 4096, Cookie(7)));
+    assert_eq!((data.as_ptr(), data.len(), own), (payload_at, 4096, cookie(7)));
     assert!(input.is_empty());
 }
 
@@ -70,7 +80,7 @@ fn a_refused_payload_asks_for_no_more_than_a_piece() {
     let Ok(Some(Received::Answered(answered))) = session.next_request(&mut input) else {
         panic!("a refusal")
     };
-    assert_eq!((answered.cookie, answered.errno), (Cookie(7), Some(Errno::NotPermitted)));
+    assert_eq!((answered.cookie, answered.errno), (cookie(7), Some(Errno::NotPermitted)));
     for _ in 0..PAYLOAD_BYTES_MAX / (64 << 10) {
         assert_eq!(session.next_request(&mut input), Ok(None));
         assert_eq!(session.missing(&input), 64 << 10);
@@ -85,8 +95,9 @@ fn a_refused_payload_asks_for_no_more_than_a_piece() {
 fn the_greatest_payload_is_taken_and_one_byte_more_refused() {
     let mut export = shell::open("disk").unwrap();
     export.size_bytes = 1 << 40;
-    for (len, taken) in [(PAYLOAD_BYTES_MAX, true), (PAYLOAD_BYTES_MAX + 1, false)] {
-        let mut session = Transmission::new(&export, false, Limits::default());
+    export.block_sizes = BlockSizes::new(1, 4096, PAYLOAD_BYTES_MAX - 1).expect("valid sizes");
+    for (len, taken) in [(PAYLOAD_BYTES_MAX - 1, true), (PAYLOAD_BYTES_MAX, false)] {
+        let mut session = Transmission::new(&export, negotiated(false), Limits::default());
         let mut input = request(1, 0, len);
         let first = session.next_request(&mut input).unwrap();
         assert_eq!(first.is_none(), taken);
@@ -131,10 +142,10 @@ fn shutdown_spares_a_write_that_was_taken_and_refuses_the_next() {
 fn messages_are_cut_to_what_the_protocol_allows() {
     let long = "x".repeat(STRING_BYTES_MAX + 10);
     let mut out = BytesMut::new();
-    transmission("disk", true).replies().error(Cookie(1), Errno::NoSpace, &long, &mut out);
+    transmission("disk", true).replies().error(cookie(1), Errno::NoSpace, &long, &mut out);
     assert_eq!(out.len(), 26 + STRING_BYTES_MAX);
     out.clear();
-    transmission("disk", false).replies().error(Cookie(1), Errno::NoSpace, &long, &mut out);
+    transmission("disk", false).replies().error(cookie(1), Errno::NoSpace, &long, &mut out);
     assert_eq!(out.len(), 16);
 
     let (mut handshake, mut input) = haggling(b"\0\0\0\x03\0\0\0\0");
@@ -159,7 +170,7 @@ fn every_error_has_the_number_of_the_specification() {
     for (errno, code, name) in numbers {
         assert_eq!((errno.code(), errno.to_string().as_str()), (code, name));
         let mut out = BytesMut::new();
-        transmission("disk", false).replies().error(Cookie(0), errno, "", &mut out);
+        transmission("disk", false).replies().error(cookie(0), errno, "", &mut out);
         assert_eq!(out[4..8], code.to_be_bytes());
     }
 }
@@ -169,10 +180,10 @@ fn headers_keep_within_their_stated_size() {
     for structured in [false, true] {
         let replies = transmission("disk", structured).replies();
         let mut out = BytesMut::new();
-        replies.read_header(Cookie(1), 0, PAYLOAD_BYTES_MAX, &mut out);
+        replies.read_header(cookie(1), 0, PAYLOAD_BYTES_MAX, &mut out);
         assert!(out.len() <= ReplyEncoder::HEADER_BYTES_MAX);
         out.clear();
-        replies.ok(Cookie(1), &mut out);
+        replies.ok(cookie(1), &mut out);
         assert!(out.len() <= ReplyEncoder::HEADER_BYTES_MAX);
     }
 }
@@ -231,5 +242,5 @@ fn an_answer_without_a_question_is_the_shells_bug() {
 #[test]
 #[should_panic(expected = "was never asked for")]
 fn an_empty_read_has_no_header() {
-    transmission("disk", true).replies().read_header(Cookie(1), 0, 0, &mut BytesMut::new());
+    transmission("disk", true).replies().read_header(cookie(1), 0, 0, &mut BytesMut::new());
 }

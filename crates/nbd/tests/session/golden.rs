@@ -2,24 +2,39 @@
 //!
 //! A line is `C:` (the client sends), `S:` (the server must have sent exactly this), `R:` (what the session asked the
 //! shell, one thing per line), `do:` (`shutdown` or `refuse-list`) or `end:` (how it must end). `== title` starts a
-//! conversation, `given: simple|structured EXPORT` starts it in transmission, `tls: available|required` with that policy. An indented line continues the one above.
+//! conversation, `given: simple|structured|extended EXPORT CONTEXTS` starts it in transmission (`alloc`, or the key of a
+//! snapshot, with ids 1, 2 …), `tls: available|required` with that policy. An indented line continues the one above.
 //! Bytes are hex with `_` for the eye, `"text"`, or `HEX*COUNT`. `#` starts a comment.
 
 use crate::shell::{End, Shell};
-use quoin_nbd::{CloseReason, Limits, TlsPolicy};
+use quoin_nbd::{CloseReason, Context, ContextKind, Limits, Negotiated, ReplyStyle, TlsPolicy};
 
 /// Bounds small enough for a text file.
-const LIMITS: Limits =
-    Limits { option_bytes_max: 128, option_discard_bytes_max: 256, payload_discard_bytes_max: 1 << 14 };
+const LIMITS: Limits = Limits {
+    option_bytes_max: 128,
+    option_discard_bytes_max: 256,
+    options_max: 12,
+    payload_discard_bytes_max: 1 << 14,
+};
 
 #[test]
 fn handshake() {
-    assert_eq!(play(include_str!("golden/handshake.txt")), 24);
+    assert_eq!(play(include_str!("golden/handshake.txt")), 25);
 }
 
 #[test]
 fn handshake_with_tls() {
     assert_eq!(play(include_str!("golden/tls.txt")), 8);
+}
+
+#[test]
+fn metadata_contexts() {
+    assert_eq!(play(include_str!("golden/contexts.txt")), 11);
+}
+
+#[test]
+fn transmission_with_extended_headers() {
+    assert_eq!(play(include_str!("golden/extended.txt")), 12);
 }
 
 #[test]
@@ -43,6 +58,21 @@ fn play(file: &str) -> usize {
         }
     }
     conversations.len()
+}
+
+fn negotiated(replies: &str, contexts: &[&str]) -> Negotiated {
+    let replies = match replies {
+        "simple" => ReplyStyle::Simple,
+        "structured" => ReplyStyle::Structured,
+        "extended" => ReplyStyle::Extended,
+        _ => panic!("given: {replies}"),
+    };
+    let kind = |name: &str| match name {
+        "alloc" => ContextKind::Allocation,
+        key => ContextKind::ChangedSince(key.parse().expect("a snapshot's key")),
+    };
+    let contexts = (1..).zip(contexts).map(|(id, name)| Context { id, kind: kind(name) });
+    Negotiated { replies, contexts: contexts.collect() }
 }
 
 /// Removes comments and joins continued lines.
@@ -82,8 +112,8 @@ impl<'a> Player<'a> {
     fn line(&mut self, kind: &str, rest: &str) {
         match kind {
             "given" => {
-                let (replies, export) = rest.split_once(' ').expect("`given: replies export`");
-                self.shell = Shell::transmitting(export, replies == "structured", LIMITS);
+                let words: Vec<&str> = rest.split(' ').collect();
+                self.shell = Shell::transmitting(words[1], negotiated(words[0], &words[2..]), LIMITS);
             }
             "tls" => {
                 let policy = match rest {

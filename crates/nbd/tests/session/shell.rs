@@ -2,8 +2,9 @@
 
 use bytes::BytesMut;
 use quoin_nbd::{
-    BlockSizes, CloseReason, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
-    Handshake, Limits, OpenKind, Operation, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
+    BlockSizes, CloseReason, Context, ContextKind, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo,
+    ExportSnapshot, ExportSummary, Handshake, Limits, Negotiated, OpenKind, Operation, ProtocolError,
+    Received, ReplyEncoder, Request, StatusExtent, Step, TlsPolicy, Transmission, status_flag,
 };
 
 pub(crate) const SIZE_BYTES: u64 = 64 << 10;
@@ -49,9 +50,9 @@ impl Shell {
     }
 
     /// Starts in transmission.
-    pub(crate) fn transmitting(export: &str, structured: bool, limits: Limits) -> Self {
+    pub(crate) fn transmitting(export: &str, negotiated: Negotiated, limits: Limits) -> Self {
         let export = open(export).expect("an export of the test");
-        Self::start(Phase::Transmission(Transmission::new(&export, structured, limits)), limits)
+        Self::start(Phase::Transmission(Transmission::new(&export, negotiated, limits)), limits)
     }
 
     fn start(phase: Phase, limits: Limits) -> Self {
@@ -129,8 +130,15 @@ impl Shell {
                 self.asked.push(format!("{kind} \"{name}\""));
                 handshake.answer_open(open(&name));
             }
-            Step::Transmission { export, structured } => {
-                self.phase = Phase::Transmission(Transmission::new(&export, structured, self.limits));
+            Step::MetaContexts { export, with_snapshots } => {
+                let and = if with_snapshots { " with snapshots" } else { "" };
+                self.asked.push(format!("contexts \"{export}\"{and}"));
+                let snapshots = SNAPSHOTS.map(|(name, key)| ExportSnapshot { name: name.into(), key });
+                let known = if with_snapshots { &snapshots[..] } else { &[] };
+                handshake.answer_contexts(open(&export).map(|_| known));
+            }
+            Step::Transmission { export, negotiated } => {
+                self.phase = Phase::Transmission(Transmission::new(&export, negotiated, self.limits));
             }
             Step::Close(reason) => return self.finish(End::Closed(reason)),
         }
@@ -153,20 +161,24 @@ impl Shell {
         let mut out = BytesMut::new();
         self.asked.push(describe(&request.operation));
         match &request.operation {
-            &Operation::Read { offset, len, .. } => {
+            &Operation::Read { offset, len, dont_fragment } => {
                 let end = offset + u64::from(len);
                 if (offset..end).contains(&BAD_BYTE) {
                     replies.error(cookie, Errno::Io, "bad block", &mut out);
                 } else {
-                    replies.read_header(cookie, offset, len, &mut out);
-                    out.extend_from_slice(&self.disk[offset as usize..end as usize]);
+                    let data = &self.disk[offset as usize..end as usize];
+                    read_reply(replies, cookie, offset, data, dont_fragment, &mut out);
                 }
             }
             Operation::Write { offset, data, .. } => {
                 self.disk[*offset as usize..][..data.len()].copy_from_slice(data);
                 replies.ok(cookie, &mut out);
             }
-            Operation::Flush => replies.ok(cookie, &mut out),
+            Operation::Flush | Operation::Cache { .. } => replies.ok(cookie, &mut out),
+            Operation::BlockStatus { offset, len, one, contexts } => {
+                let of = |context: &Context| (context.id, status(context.kind, *offset, *len, *one));
+                replies.block_status(cookie, &contexts.iter().map(of).collect::<Vec<_>>(), &mut out);
+            }
             &Operation::Trim { offset, len, .. } | &Operation::WriteZeroes { offset, len, .. } => {
                 self.disk[offset as usize..][..len as usize].fill(0);
                 replies.ok(cookie, &mut out);
@@ -215,6 +227,56 @@ pub(crate) fn open(name: &str) -> Result<ExportInfo, ExportError> {
     Ok(export)
 }
 
+/// A read of some size is answered in pieces where it may be, and zeroes as a hole.
+fn read_reply(
+    replies: ReplyEncoder,
+    cookie: Cookie,
+    offset: u64,
+    data: &[u8],
+    dont_fragment: bool,
+    out: &mut BytesMut,
+) {
+    if !replies.in_chunks() || dont_fragment || data.len() <= 1024 {
+        replies.read_header(cookie, offset, data.len() as u32, out);
+        return out.extend_from_slice(data);
+    }
+    let mut at = offset;
+    for piece in data.chunks(700) {
+        let last = at + piece.len() as u64 == offset + data.len() as u64;
+        if piece.iter().all(|byte| *byte == 0) {
+            replies.hole_chunk(cookie, at, piece.len() as u32, last, out);
+        } else {
+            replies.data_chunk(cookie, at, piece.len() as u32, last, out);
+            out.extend_from_slice(piece);
+        }
+        at += piece.len() as u64;
+    }
+}
+
+/// The tests' snapshots, with their keys.
+const SNAPSHOTS: [(&str, u64); 2] = [("monday", 1), ("tuesday", 2)];
+
+/// What the tests' exports say of themselves: every other KiB is a hole, and the first half has changed.
+pub(crate) fn status(kind: ContextKind, offset: u64, len: u64, one: bool) -> Vec<StatusExtent> {
+    let unit = match kind {
+        ContextKind::Allocation => 1 << 10,
+        ContextKind::ChangedSince(_) => SIZE_BYTES / 2,
+    };
+    let (mut at, end) = (offset, offset + len);
+    let mut extents = Vec::new();
+    while at < end && !(one && extents.len() == 1) {
+        let next = end.min((at / unit + 1) * unit);
+        let flags = match kind {
+            ContextKind::Allocation if at / unit % 2 == 1 => status_flag::HOLE | status_flag::ZERO,
+            ContextKind::ChangedSince(_) if at / unit == 0 => status_flag::CHANGED,
+            _ => 0,
+        };
+        extents.push(StatusExtent { len: next - at, flags });
+        at = next;
+    }
+    extents
+}
+
 fn summary(name: &str, description: &str) -> ExportSummary {
     ExportSummary { name: name.into(), description: description.into() }
 }
@@ -229,6 +291,11 @@ fn describe(operation: &Operation) -> String {
             format!("write {offset}+{}{}", data.len(), flag(*fua, "fua"))
         }
         Operation::Flush => "flush".into(),
+        Operation::Cache { offset, len } => format!("cache {offset}+{len}"),
+        Operation::BlockStatus { offset, len, one, contexts } => {
+            let kinds: Vec<String> = contexts.iter().map(|context| format!("{:?}", context.kind)).collect();
+            format!("status {offset}+{len}{} {}", flag(*one, "one"), kinds.join(" "))
+        }
         Operation::Trim { offset, len, fua } => format!("trim {offset}+{len}{}", flag(*fua, "fua")),
         Operation::WriteZeroes { offset, len, fua, may_trim } => {
             format!("zero {offset}+{len}{}{}", flag(*fua, "fua"), flag(!*may_trim, "no-hole"))

@@ -26,6 +26,12 @@ options! { GatewayOptions, GatewaySettings {
     connections_max: u32 = "QUOIN_CONNECTIONS_MAX", "N", default "1024";
     /// The most request bytes in flight on one volume before its clients have to wait
     in_flight_max: Size = "QUOIN_IN_FLIGHT_MAX", "SIZE", default "64MiB";
+    /// The most request bytes in flight on one connection, with answers not fetched yet, before it has to wait
+    client_in_flight_max: Size = "QUOIN_CLIENT_IN_FLIGHT_MAX", "SIZE", default "64MiB";
+    /// The most requests in flight on one connection before it has to wait
+    client_requests_max: u32 = "QUOIN_CLIENT_REQUESTS_MAX", "N", default "1024";
+    /// The most request bytes in flight in all; each connection may have one request more
+    total_in_flight_max: Size = "QUOIN_TOTAL_IN_FLIGHT_MAX", "SIZE", default "1GiB";
     /// The most memory per segment for writes that a replica may need again when it comes back
     retained_max: Size = "QUOIN_RETAINED_MAX", "SIZE", default "64MiB";
     /// How often to report to the managers; the same for all roles
@@ -43,6 +49,7 @@ impl GatewaySettings {
     /// The role's configuration, and how it logs. Refuses bad values by name.
     pub(crate) fn resolve(&self) -> Result<(Config, Logging), Failure> {
         let connections_max = self.connections_max.get_if(|max| *max > 0, "at least 1")?;
+        let requests_max = self.client_requests_max.get_if(|max| *max > 0, "at least 1")?;
         let config = Config {
             id: self.name.get()?.0,
             data_dir: self.data_dir.get()?,
@@ -51,6 +58,9 @@ impl GatewaySettings {
             managers: self.managers.get()?.0.into_iter().map(|address| address.0).collect(),
             connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
             in_flight_bytes_max: memory(&self.in_flight_max)?,
+            client_in_flight_bytes_max: memory(&self.client_in_flight_max)?,
+            client_requests_max: usize::try_from(requests_max).unwrap_or(usize::MAX),
+            total_in_flight_bytes_max: memory(&self.total_in_flight_max)?,
             retained_bytes_max: memory(&self.retained_max)?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };

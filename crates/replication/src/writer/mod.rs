@@ -23,9 +23,10 @@ pub use voter::{VoterConfig, VoterHealth, VoterStatus};
 use crate::timing::Timing;
 use bytes::Bytes;
 use log::Log;
+use quoin_types::block::BlockRun;
 use quoin_types::collections::HashMap;
 use quoin_types::{
-    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq, joint,
+    Durability, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq, SnapshotId, joint,
 };
 use quoin_wire::{LeaseHolder, Message, Open, Position, Refusal, Refused};
 use read::{Mending, PendingRead, WaitingRead};
@@ -57,6 +58,15 @@ pub enum Request {
         /// Whether it must see every change that was submitted before it, answered or not: it is read to be changed.
         in_order: bool,
     },
+    /// Asks what blocks are, without their data.
+    Status {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes. The answer may tell of less.
+        length: u64,
+        /// What has changed since this snapshot? `None`: what is allocated?
+        since: Option<SnapshotId>,
+    },
 }
 
 /// How a request ended.
@@ -66,8 +76,22 @@ pub enum Completion {
     Done(Token),
     /// Read; the blocks were verified.
     Read(Token, Bytes),
+    /// What the blocks are, from the first on; at least one of them, perhaps not all.
+    Status(Token, Vec<BlockRun>),
     /// Not done.
     Failed(Token, Failure),
+}
+
+impl Completion {
+    /// Whose.
+    pub fn token(&self) -> Token {
+        match self {
+            Completion::Done(token)
+            | Completion::Read(token, _)
+            | Completion::Status(token, _)
+            | Completion::Failed(token, _) => *token,
+        }
+    }
 }
 
 /// Why a request was not done.
@@ -81,6 +105,8 @@ pub enum Failure {
     Damaged,
     /// No replica that can be reached has a good copy; one that cannot be reached may have.
     DamagedInReach,
+    /// The snapshot that was asked about is no more.
+    NoSnapshot,
 }
 
 /// The way to the storage nodes, shared by all segments.
@@ -172,7 +198,7 @@ pub struct Segment {
     /// C1: what was given a seq before the present configuration began to be used.
     settled_at: Seq,
     /// R1: reads that have their data and wait for a write they saw.
-    reads_to_commit: Vec<(Seq, Token, Bytes)>,
+    reads_to_commit: Vec<(Seq, Completion)>,
     completions: Vec<Completion>,
     serving_allowed: bool,
     /// R2: when leases of others have surely ended.
@@ -426,7 +452,7 @@ impl Segment {
             tokens.chain(std::mem::take(&mut self.acknowledge_durable).into_iter().map(|(_, token)| token));
         let tokens = tokens.chain(self.reads.drain().map(|(_, read)| read.token()));
         let tokens = tokens.chain(self.mending.drain(..).map(|read| read.token()));
-        let tokens = tokens.chain(self.reads_to_commit.drain(..).map(|(_, token, _)| token));
+        let tokens = tokens.chain(self.reads_to_commit.drain(..).map(|(_, read)| read.token()));
         self.completions.extend(tokens.map(|token| Completion::Failed(token, Failure::Fenced)));
     }
 

@@ -1,9 +1,11 @@
-//! Reads: from one live voter, with a second one when it is late (rules R0–R3).
+//! Reads, of data and of what blocks are: from one live voter, with a second one when it is late (rules R0–R3).
 
 use super::voter::Stage;
-use super::{Completion, Failure, Links, Segment, Token};
-use quoin_types::{Moment, ReplicaId};
-use quoin_wire::{Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair};
+use super::{Completion, Failure, Links, Request, Segment, Token};
+use quoin_types::{BLOCK_BYTES, Epoch, Moment, ReplicaId, SnapshotId};
+use quoin_wire::{
+    BlockStatus, BlockStatusReply, Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair,
+};
 use std::time::Duration;
 
 /// A voter that is slower by less than this is not worth a change.
@@ -16,9 +18,17 @@ const MENDING_MAX: u32 = 5;
 pub(super) struct WaitingRead {
     pub(super) token: Token,
     offset: u64,
-    length: u32,
+    length: u64,
+    what: What,
     /// When it first found all its copies damaged.
     damaged_since: Option<Moment>,
+}
+
+/// What is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Data,
+    Status { since: Option<SnapshotId> },
 }
 
 /// A read on its way.
@@ -50,8 +60,40 @@ enum Outcome {
 }
 
 impl WaitingRead {
-    pub(super) fn new(token: Token, offset: u64, length: u32) -> Self {
-        Self { token, offset, length, damaged_since: None }
+    pub(super) fn data(token: Token, offset: u64, length: u32) -> Self {
+        Self { token, offset, length: u64::from(length), what: What::Data, damaged_since: None }
+    }
+
+    pub(super) fn status(token: Token, offset: u64, length: u64, since: Option<SnapshotId>) -> Self {
+        Self { token, offset, length, what: What::Status { since }, damaged_since: None }
+    }
+
+    /// If the request does not have to wait for changes that were submitted before it.
+    pub(super) fn out_of_order(token: Token, request: &Request) -> Option<Self> {
+        match *request {
+            Request::Read { offset, length, in_order: false } => Some(Self::data(token, offset, length)),
+            Request::Status { offset, length, since } => Some(Self::status(token, offset, length, since)),
+            _ => None,
+        }
+    }
+
+    /// Asks a voter, of which it must see everything that was sent.
+    fn message(&self, id: u64, epoch: Epoch, voter: &super::Voter) -> Message {
+        let (replica, after, offset) = (voter.config.replica, voter.sent, self.offset);
+        match self.what {
+            What::Data => {
+                Message::Read(Read { id, replica, epoch, after, offset, length: self.length as u32 })
+            }
+            What::Status { since } => Message::BlockStatus(BlockStatus {
+                id,
+                replica,
+                epoch,
+                after,
+                offset,
+                length: self.length,
+                since,
+            }),
+        }
     }
 }
 
@@ -100,19 +142,15 @@ impl Segment {
 
     /// A voter has answered a read.
     pub fn on_read_reply(&mut self, reply: ReadReply, now: Moment, links: &mut dyn Links) {
-        let Some(index) = self.voter(reply.replica) else { return };
-        let Some(read) = self.reads.get_mut(&reply.id) else { return };
-        let length = read.read.length;
-        let open =
-            |attempt: &&mut Attempt| attempt.voter == reply.replica && attempt.outcome == Outcome::Open;
-        let Some(attempt) = read.attempts.iter_mut().find(open) else { return };
-        let latency = now.since(attempt.sent_at);
-        attempt.outcome = match &reply.result {
+        let Some((index, read, sent_at)) = self.answered(reply.id, reply.replica) else { return };
+        let outcome = match &reply.result {
             ReadResult::Data { checksums, data } => {
-                if data.len() == length as usize && quoin_wire::first_mismatch(data, checksums).is_none() {
+                let fits = read.what == What::Data && data.len() as u64 == read.length;
+                if fits && quoin_wire::first_mismatch(data, checksums).is_none() {
                     let voter = &mut self.voters[index];
-                    voter.latency = (voter.latency * 7 + latency) / 8;
-                    self.got_data(reply, now);
+                    voter.latency = (voter.latency * 7 + now.since(sent_at)) / 8;
+                    let ReadResult::Data { data, .. } = reply.result else { unreachable!("looked at above") };
+                    self.got(reply.id, Completion::Read(read.token, data), now);
                     return;
                 }
                 Outcome::Damaged
@@ -126,7 +164,52 @@ impl Segment {
         };
         // The node itself asks for the repair, as for what its scrub finds: see `on_damaged`.
         self.statistics.damaged_reads += u64::from(matches!(reply.result, ReadResult::Mismatch { .. }));
-        self.next_attempt(reply.id, now, links);
+        self.came_to_nothing(reply.id, reply.replica, outcome, now, links);
+    }
+
+    /// A voter has told what blocks are.
+    pub fn on_block_status_reply(&mut self, reply: BlockStatusReply, now: Moment, links: &mut dyn Links) {
+        let Some((_, read, _)) = self.answered(reply.id, reply.replica) else { return };
+        let refusal = match reply.result {
+            Ok(runs) => {
+                let blocks: u64 = runs.iter().map(|run| u64::from(run.blocks)).sum();
+                if matches!(read.what, What::Status { .. }) && blocks * BLOCK_BYTES <= read.length {
+                    return self.got(reply.id, Completion::Status(read.token, runs), now);
+                }
+                Refusal::WrongState
+            }
+            Err(refusal) => refusal,
+        };
+        match refusal {
+            Refusal::HigherEpoch(epoch) if epoch > self.config.epoch => self.fence(),
+            // It has everything that was sent to it, and so every snapshot that is still wanted.
+            Refusal::LacksSnapshot => {
+                self.reads.remove(&reply.id);
+                self.completions.push(Completion::Failed(read.token, Failure::NoSnapshot));
+            }
+            _ => self.came_to_nothing(reply.id, reply.replica, Outcome::Refused, now, links),
+        }
+    }
+
+    /// An answer to an open attempt: whose, to what, and when that was asked.
+    fn answered(&self, id: u64, replica: ReplicaId) -> Option<(usize, WaitingRead, Moment)> {
+        let index = self.voter(replica)?;
+        let read = self.reads.get(&id)?;
+        let is_open = |attempt: &&Attempt| attempt.voter == replica && attempt.outcome == Outcome::Open;
+        Some((index, read.read, read.attempts.iter().find(is_open)?.sent_at))
+    }
+
+    fn came_to_nothing(
+        &mut self,
+        id: u64,
+        replica: ReplicaId,
+        outcome: Outcome,
+        now: Moment,
+        links: &mut dyn Links,
+    ) {
+        let attempts = self.reads.get_mut(&id).into_iter().flat_map(|read| &mut read.attempts);
+        attempts.filter(|attempt| attempt.voter == replica).for_each(|attempt| attempt.outcome = outcome);
+        self.next_attempt(id, now, links);
     }
 
     /// A voter's session has ended: what was asked of it is asked of another.
@@ -176,18 +259,17 @@ impl Segment {
         }
     }
 
-    fn got_data(&mut self, reply: ReadReply, now: Moment) {
-        let Some(PendingRead { read, .. }) = self.reads.remove(&reply.id) else { return };
-        let ReadResult::Data { data, .. } = reply.result else { return };
+    fn got(&mut self, id: u64, answer: Completion, now: Moment) {
+        let Some(PendingRead { read, .. }) = self.reads.remove(&id) else { return };
         // R2: the lease is checked when data arrives, not when it was asked for.
         if !self.has_lease(now) {
             self.waiting_reads.push_front(read);
             return;
         }
         // R1: what it may show of writes that a failover could still undo is shown once they cannot be undone.
-        match self.log.last_overlapping(self.visible(), read.offset, u64::from(read.length)) {
-            Some(seq) => self.reads_to_commit.push((seq, read.token, data)),
-            None => self.completions.push(Completion::Read(read.token, data)),
+        match self.log.last_overlapping(self.visible(), read.offset, read.length) {
+            Some(seq) => self.reads_to_commit.push((seq, answer)),
+            None => self.completions.push(answer),
         }
     }
 
@@ -258,15 +340,7 @@ impl Segment {
         if read.attempts.is_empty() {
             self.usual_reader = Some(voter.config.replica);
         }
-        let message = Read {
-            id,
-            replica: voter.config.replica,
-            epoch: self.config.epoch,
-            after: voter.sent,
-            offset: read.read.offset,
-            length: read.read.length,
-        };
-        links.send(voter.config.node, Message::Read(message));
+        links.send(voter.config.node, read.read.message(id, self.config.epoch, voter));
         let attempt = Attempt { voter: voter.config.replica, sent_at: now, outcome: Outcome::Open };
         read.attempts.push(attempt);
         true

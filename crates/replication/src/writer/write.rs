@@ -13,8 +13,8 @@ impl Segment {
     pub fn submit(&mut self, token: Token, request: Request, now: Moment, links: &mut dyn Links) {
         if self.phase == Phase::Fenced {
             self.completions.push(Completion::Failed(token, Failure::Fenced));
-        } else if let Request::Read { offset, length, in_order: false } = request {
-            self.waiting_reads.push_back(WaitingRead::new(token, offset, length));
+        } else if let Some(read) = WaitingRead::out_of_order(token, &request) {
+            self.waiting_reads.push_back(read);
             self.start_waiting_reads(now, links);
         } else if !self.waiting.is_empty() || !self.may_serve(now) {
             self.waiting.push_back((token, request));
@@ -56,9 +56,13 @@ impl Segment {
                 self.await_durable(self.committed, token);
                 None
             }
-            Request::Read { offset, length, in_order } => {
-                let started = self.start_read(&WaitingRead::new(token, offset, length), now, links);
-                (!started).then_some(Request::Read { offset, length, in_order })
+            Request::Read { offset, length, .. } => {
+                let started = self.start_read(&WaitingRead::data(token, offset, length), now, links);
+                (!started).then_some(request)
+            }
+            Request::Status { offset, length, since } => {
+                let started = self.start_read(&WaitingRead::status(token, offset, length, since), now, links);
+                (!started).then_some(request)
             }
         }
     }
@@ -176,8 +180,8 @@ impl Segment {
         }
         let visible = self.visible();
         if !self.reads_to_commit.is_empty() {
-            let ready = self.reads_to_commit.extract_if(.., |(seq, _, _)| *seq <= visible);
-            self.completions.extend(ready.map(|(_, token, data)| Completion::Read(token, data)));
+            let ready = self.reads_to_commit.extract_if(.., |(seq, _)| *seq <= visible);
+            self.completions.extend(ready.map(|(_, read)| read));
         }
     }
 

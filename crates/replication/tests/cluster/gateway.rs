@@ -249,9 +249,7 @@ impl Gateway {
         }
         let completions: Vec<Completion> = self.segment.completions().collect();
         for completion in completions {
-            let token = match &completion {
-                Completion::Done(token) | Completion::Read(token, _) | Completion::Failed(token, _) => *token,
-            };
+            let token = completion.token();
             let asked = self.asked.remove(&token).ok_or_else(|| format!("{token:?} was answered twice"))?;
             match (asked, completion) {
                 (Asked::Write { number, durable }, Completion::Done(_)) => {

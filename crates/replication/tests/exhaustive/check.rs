@@ -175,10 +175,8 @@ impl Seen {
         gateway: usize,
         completion: &Completion,
     ) -> Result<(), String> {
-        let (Completion::Done(Token(index))
-        | Completion::Read(Token(index), _)
-        | Completion::Failed(Token(index), _)) = completion;
-        let index = *index as usize;
+        let Token(index) = completion.token();
+        let index = index as usize;
         let before = self.open.iter().position(|open| (open.0, open.1) == (gateway, index));
         let before = before.map(|at| self.open.remove(at).2);
         match (completion, bounds.asks[gateway][index], before) {

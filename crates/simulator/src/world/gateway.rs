@@ -10,11 +10,12 @@ use crate::random::Random;
 use bytes::{Bytes, BytesMut};
 use quoin_api::v1;
 use quoin_cluster_manager::member::{Answer, Reply as Told, Request as Asked};
-use quoin_gateway::core::{Attachment, ClientOperation, Core, Output, Reply, Ticket};
+use quoin_gateway::answer;
+use quoin_gateway::core::{Attachment, Core, Output, Reply, Ticket};
 use quoin_gateway::words;
 use quoin_nbd::{
-    BlockSizes, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Operation,
-    Received, ReplyEncoder, Request, Step, Transmission,
+    BlockSizes, Cookie, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Received, ReplyEncoder,
+    Step, Transmission,
 };
 use quoin_replication::writer::Failure;
 use quoin_types::collections::HashMap;
@@ -68,7 +69,7 @@ struct Waiting {
     conn: ConnId,
     cookie: Cookie,
     encoder: ReplyEncoder,
-    range: (u64, u32),
+    asked: answer::Asked,
 }
 
 /// What ends with the process.
@@ -264,21 +265,7 @@ impl World {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(waiting) = running.tickets.remove(&ticket) else { return };
         let out = answers.entry(waiting.conn).or_default();
-        match reply {
-            Ok(Reply::Done) => waiting.encoder.ok(waiting.cookie, out),
-            Ok(Reply::Read(data)) => {
-                waiting.encoder.read_header(waiting.cookie, waiting.range.0, waiting.range.1, out);
-                data.iter().for_each(|bytes| out.extend_from_slice(bytes));
-            }
-            Err(failure) => {
-                let errno = match failure {
-                    Failure::NoSpace => Errno::NoSpace,
-                    Failure::Fenced => Errno::Shutdown,
-                    Failure::Damaged | Failure::DamagedInReach => Errno::Io,
-                };
-                waiting.encoder.error(waiting.cookie, errno, "failed", out);
-            }
-        }
+        answer::answer(waiting.encoder, waiting.cookie, &waiting.asked, reply, out);
     }
 
     // Sessions with storage nodes.
@@ -570,6 +557,7 @@ impl World {
                 Ok(Step::Send(bytes)) => sent.extend_from_slice(&bytes),
                 Ok(Step::StartTls) => unreachable!("this session was not given TLS to offer"),
                 Ok(Step::ListExports) => handshake.answer_list(Ok(&[])),
+                Ok(Step::MetaContexts { .. }) => handshake.answer_contexts(Ok(&[])),
                 Ok(Step::OpenExport { .. }) => {
                     let fresh = Box::new(Handshake::new(Limits::default()));
                     if let Stage::Handshake(own) =
@@ -580,8 +568,8 @@ impl World {
                     attach = true;
                     break;
                 }
-                Ok(Step::Transmission { export, structured }) => {
-                    let transmission = Transmission::new(&export, structured, Limits::default());
+                Ok(Step::Transmission { export, negotiated }) => {
+                    let transmission = Transmission::new(&export, negotiated, Limits::default());
                     client.stage = Stage::Transmission(Box::new(transmission));
                     break;
                 }
@@ -617,8 +605,8 @@ impl World {
                 Ok(Some(Received::Request(request))) => {
                     running.next_ticket += 1;
                     let ticket = Ticket(running.next_ticket);
-                    let (operation, range) = operation_of(&request);
-                    let waiting = Waiting { conn, cookie: request.cookie, encoder, range };
+                    let (operation, asked) = answer::begin(request.operation);
+                    let waiting = Waiting { conn, cookie: request.cookie, encoder, asked };
                     running.tickets.insert(ticket, waiting);
                     let volume = running.export.map(|export| export.id);
                     if !volume.is_some_and(|volume| running.core.submit(volume, ticket, operation, now)) {
@@ -643,25 +631,6 @@ impl World {
                 running.tickets.retain(|_, waiting| waiting.conn != conn);
             }
             self.close(conn, CALLED);
-        }
-    }
-}
-
-fn operation_of(request: &Request) -> (ClientOperation, (u64, u32)) {
-    match &request.operation {
-        Operation::Read { offset, len, .. } => {
-            (ClientOperation::Read { offset: *offset, length: *len }, (*offset, *len))
-        }
-        Operation::Write { offset, data, fua } => {
-            let data = Bytes::copy_from_slice(data);
-            (ClientOperation::Write { offset: *offset, data, durable: *fua }, (0, 0))
-        }
-        Operation::Flush => (ClientOperation::Flush, (0, 0)),
-        Operation::Trim { offset, len, fua } => {
-            (ClientOperation::Trim { offset: *offset, length: u64::from(*len), durable: *fua }, (0, 0))
-        }
-        Operation::WriteZeroes { offset, len, fua, .. } => {
-            (ClientOperation::Zero { offset: *offset, length: u64::from(*len), durable: *fua }, (0, 0))
         }
     }
 }

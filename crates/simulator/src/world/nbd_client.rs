@@ -39,6 +39,14 @@ enum Phase {
     Transmission,
 }
 
+/// A read under way: where, how much, and what has come of it so far.
+#[derive(Debug)]
+struct Read {
+    offset: u64,
+    length: u32,
+    data: BytesMut,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct NbdClient {
@@ -48,8 +56,8 @@ pub(super) struct NbdClient {
     wants_structured: bool,
     structured: bool,
     size_bytes: u64,
-    /// The length of each read under way.
-    reads: BTreeMap<u64, u32>,
+    /// The reads under way.
+    reads: BTreeMap<u64, Read>,
 }
 
 impl NbdClient {
@@ -93,7 +101,7 @@ impl NbdClient {
         data: &[u8],
     ) -> Bytes {
         if command == Command::Read {
-            self.reads.insert(cookie, length);
+            self.reads.insert(cookie, Read { offset, length, data: BytesMut::new() });
         }
         let mut out = BytesMut::with_capacity(28 + data.len());
         out.put_u32(REQUEST_MAGIC);
@@ -180,7 +188,7 @@ impl NbdClient {
         let Some(head) = self.input.get(..16) else { return Ok(false) };
         let (errno, cookie) = ((&head[4..8]).get_u32(), (&head[8..16]).get_u64());
         let length =
-            if errno == 0 { self.reads.get(&cookie).copied().unwrap_or_default() as usize } else { 0 };
+            if errno == 0 { self.reads.get(&cookie).map_or(0, |read| read.length as usize) } else { 0 };
         if self.input.len() < 16 + length {
             return Ok(false);
         }
@@ -191,7 +199,7 @@ impl NbdClient {
         Ok(true)
     }
 
-    /// A structured reply; this server sends each in one chunk.
+    /// A part of a structured reply; those of a read come in order.
     fn chunk(&mut self, heard: &mut Vec<Heard>) -> Result<bool, String> {
         let Some((mut head, length)) = self.head(20, 16) else { return Ok(false) };
         if self.input.len() < 20 + length {
@@ -201,21 +209,32 @@ impl NbdClient {
         let mut payload = self.input.split_to(length).freeze();
         head.advance(4);
         let (flags, kind, cookie) = (head.get_u16(), head.get_u16(), head.get_u64());
-        if flags & 1 == 0 {
-            return Err("a reply in several chunks".into());
-        }
-        let read = self.reads.remove(&cookie);
-        let answer = match kind {
-            0 => Ok(Bytes::new()),
-            1 if payload.len() >= 8 => {
-                payload.advance(8);
-                if read != Some(payload.len() as u32) {
-                    return Err(format!("{} bytes answer a read of {read:?}", payload.len()));
+        let mut failed = None;
+        match (kind, self.reads.get_mut(&cookie)) {
+            (0, _) => {}
+            (1 | 2, Some(read)) if payload.len() >= 8 => {
+                let at = payload.get_u64();
+                if at != read.offset + read.data.len() as u64 {
+                    return Err(format!("a part of {read:?} is at {at}"));
                 }
-                Ok(payload)
+                match kind {
+                    1 => read.data.extend_from_slice(&payload),
+                    _ if payload.len() == 4 => read.data.put_bytes(0, payload.get_u32() as usize),
+                    _ => return Err("a hole without a size".into()),
+                }
             }
-            _ if kind >> 15 == 1 && payload.len() >= 4 => Err(payload.get_u32()),
+            _ if kind >> 15 == 1 && payload.len() >= 4 => failed = Some(payload.get_u32()),
             _ => return Err(format!("a chunk of kind {kind}")),
+        }
+        if flags & 1 == 0 {
+            return Ok(true);
+        }
+        let answer = match (failed, self.reads.remove(&cookie)) {
+            (Some(errno), _) => Err(errno),
+            (None, Some(read)) if read.data.len() != read.length as usize => {
+                return Err(format!("{} bytes answer {read:?}", read.data.len()));
+            }
+            (None, read) => Ok(read.map(|read| read.data.freeze()).unwrap_or_default()),
         };
         heard.push(Heard::Answer(cookie, answer));
         Ok(true)
