@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds what they need and runs them. By hand: `cargo build --release -p quoin`, then
 //! `cargo test -p quoin-e2e -- --nocapture`; `E2E_KEEP=1` keeps the directory of a test that failed.
 
+mod block_status;
 mod clients;
 mod command_line;
 mod copies;
