@@ -148,6 +148,8 @@ pub struct Node {
     kept: HashMap<ReplicaId, KeptSnapshots>,
     syncing: bool,
     checkpointing: bool,
+    /// A gateway could be granted more if there were a checkpoint.
+    wants_checkpoint: bool,
     /// The last checkpoint made for its age, and the last record that it covers.
     checkpointed: (Moment, Lsn),
     counters: Counters,
@@ -185,6 +187,7 @@ impl Node {
             kept: HashMap::default(),
             syncing: false,
             checkpointing: false,
+            wants_checkpoint: false,
             checkpointed: (now, applied),
             counters: Counters::default(),
             outputs: Vec::new(),
@@ -407,8 +410,9 @@ impl Node {
             self.outputs.push(Output::Apply(job));
         }
         if !self.checkpointing
-            && let Some(job) = self.engine.start_checkpoint(false)
+            && let Some(job) = self.engine.start_checkpoint(self.wants_checkpoint)
         {
+            self.wants_checkpoint = false;
             self.checkpointing = true;
             self.outputs.push(Output::Checkpoint(job));
         }
