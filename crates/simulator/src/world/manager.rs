@@ -221,9 +221,9 @@ impl World {
             return self.fail(format!("manager {index} is over: {error}"));
         }
         self.managers.look(index);
-        let Self { managers, observer, .. } = self;
+        let Self { managers, observer, now, .. } = self;
         if let Some(volume) = managers.volume() {
-            observer.volume_is(volume);
+            observer.volume_is(volume, *now);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The world: machines with their processes, the network between them, the clients, and virtual time.
 
 mod client;
+mod full;
 mod gateway;
 mod glue;
 mod lost;
@@ -13,11 +14,11 @@ mod power;
 mod rolled_back;
 mod rot;
 
-pub(crate) use client::{Client, Workload};
+pub(crate) use client::{Client, Workload, registers};
 pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
-use crate::checker::Observer;
+use crate::checker::{Held, Observer};
 use crate::faults::{Fault, Kind};
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
@@ -143,6 +144,10 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// Faults are over.
     pub(crate) healed: bool,
+    /// From then on everything works, but for faults.
+    pub(crate) steady_since: Option<Nanos>,
+    /// The most that processes held.
+    pub(crate) held: Held,
     /// What went wrong.
     pub(crate) problem: Option<String>,
 }
@@ -171,6 +176,8 @@ impl World {
             observer: Observer::new(setup.durability, setup.faults.contains(&Kind::Rot)),
             trace,
             healed: false,
+            steady_since: None,
+            held: Held::default(),
             problem: None,
             setup,
         };
