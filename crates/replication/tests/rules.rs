@@ -775,6 +775,26 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     assert_eq!(health(&segment), VoterHealth::InSync);
 }
 
+/// Answers that are on their way may bring credit back: a burst of writes is no lack of space.
+#[test]
+fn w5_lack_of_space_is_decided_when_nothing_is_under_way() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let write = |segment: &mut Segment, token: u64, links: &mut Sent| {
+        let (data, offset) = (Bytes::from(vec![1; 4096]), 0);
+        let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
+        segment.submit(Token(token), Request::Replicate { operation, durable: false }, at(2), links);
+    };
+    write(&mut segment, 1, links);
+    links.full = (0..3).map(NodeId).collect();
+    write(&mut segment, 2, links);
+    position(&mut segment, links, 0, 1, 1);
+    assert_eq!(segment.completions().count(), 0, "two of three have not answered");
+    position(&mut segment, links, 1, 1, 1);
+    let failed = Completion::Failed(Token(2), Failure::NoSpace);
+    assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(1)), failed]);
+}
+
 /// A gateway that nobody told of its end, and whose clients only read, would wait for leases for ever.
 #[test]
 fn r2_voters_that_grant_no_more_leases_are_asked_what_they_have_promised() {

@@ -15,6 +15,8 @@ struct Switches {
     failing: bool,
     /// Only syncs fail.
     syncs_fail: bool,
+    /// The filesystem has no blocks left.
+    full: bool,
 }
 
 /// A disk with switches. Clones are the same disk.
@@ -30,7 +32,7 @@ fn input_output() -> io::Error {
 
 impl SimDisk {
     pub(crate) fn new(random: Random, uncached_permille: u64) -> Self {
-        let switches = Switches { random, uncached_permille, failing: false, syncs_fail: false };
+        let switches = Switches { random, uncached_permille, failing: false, syncs_fail: false, full: false };
         Self { dir: MemDir::new(), switches: Arc::new(Mutex::new(switches)) }
     }
 
@@ -68,6 +70,17 @@ impl SimDisk {
     /// From now on syncs fail, or do not.
     pub(crate) fn set_syncs_fail(&self, fail: bool) {
         self.with(|switches| switches.syncs_fail = fail);
+    }
+
+    /// From now on nothing gets blocks that has none, or it does.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.with(|switches| switches.full = full);
+    }
+
+    /// Asks for blocks.
+    fn take_blocks(&self) -> io::Result<()> {
+        self.check(false)?;
+        if self.with(|switches| switches.full) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     /// The files below the switches.
@@ -163,7 +176,7 @@ impl File for SimFile {
     }
 
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.check(false)?;
+        self.disk.take_blocks()?;
         self.inner.allocate(offset, length)
     }
 
@@ -214,8 +227,13 @@ impl Map for SimMap {
         self.inner.grow(new_length)
     }
 
+    /// The header of a map has its blocks since the map was made, and is asked for again with each start.
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.check(false)?;
+        if offset > 0 {
+            self.disk.take_blocks()?;
+        } else {
+            self.disk.check(false)?;
+        }
         self.inner.allocate(offset, length)
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::queue::{MILLISECOND, Nanos, SECOND};
 use crate::world::{Event, Process, World};
+use serde::Deserialize;
 
-/// A kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// A kind of fault. In a scenario's file by its name, `kill-node`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// Connections between two machines break; both ends learn of it.
     BreakConnections,
@@ -67,6 +69,10 @@ pub(crate) enum Kind {
     AtMoment,
     /// A node comes back with its disk as it was before an earlier start.
     RollBack,
+    /// Others take what is left of the filesystem under a disk.
+    FillFilesystem,
+    /// The same storage node, whenever it happens, is slow, hangs, is silent or gone.
+    TroubleOne,
 }
 
 impl Kind {
@@ -86,6 +92,7 @@ pub(crate) enum Fault {
     SlowDisk,
     Disk,
     Race,
+    FullFilesystem,
 }
 
 impl World {
@@ -219,7 +226,23 @@ impl World {
             Kind::LoseNode => self.lose_node(node),
             Kind::AtMoment => self.begin_plot(),
             Kind::RollBack => self.roll_back(node, time),
+            Kind::FillFilesystem => self.fill_filesystem(node, time),
+            Kind::TroubleOne => self.trouble_one(gateway, time),
         }
+    }
+
+    /// The first one, so that the others are well.
+    fn trouble_one(&mut self, gateway: usize, time: Nanos) {
+        let kinds = [
+            Kind::PauseNode,
+            Kind::HangDisk,
+            Kind::SlowDisk,
+            Kind::IsolateNode,
+            Kind::KillNode,
+            Kind::PowerNode,
+        ];
+        let kind = self.fault_random.pick(&kinds);
+        self.carry_out_fault(kind, 0, gateway, 2 * time);
     }
 
     fn between_machines(&mut self, kind: Kind, node: usize, gateway: usize, time: Nanos) {
@@ -295,7 +318,7 @@ impl World {
         self.workload.targets.iter_mut().for_each(|target| *target = gateway);
     }
 
-    fn mend_later(&mut self, fault: Fault, a: usize, b: usize, time: Nanos) {
+    pub(crate) fn mend_later(&mut self, fault: Fault, a: usize, b: usize, time: Nanos) {
         self.queue.push(self.now + time, Event::Mend(fault, a, b));
     }
 
@@ -318,6 +341,7 @@ impl World {
                 self.nodes[a].disk.set_failing(false);
                 self.nodes[a].disk.set_syncs_fail(false);
             }
+            Fault::FullFilesystem => self.nodes[a].disk.set_full(false),
             Fault::Race => {
                 if !self.healed {
                     self.send_clients_to(a);
@@ -341,6 +365,7 @@ impl World {
             node.paused_until = node.paused_until.min(self.now);
             node.disk.set_failing(false);
             node.disk.set_syncs_fail(false);
+            node.disk.set_full(false);
         }
         for gateway in &mut self.gateways {
             gateway.paused_until = gateway.paused_until.min(self.now);

@@ -12,6 +12,7 @@ mod queue;
 mod random;
 mod run;
 mod scenario;
+mod scenario_file;
 mod setup;
 mod trace;
 mod world;

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    let scenario = match Scenario::named(arguments.scenario.as_deref().unwrap_or("default")) {
+    let scenario = match Scenario::find(arguments.scenario.as_deref().unwrap_or("default")) {
         Ok(scenario) => scenario,
         Err(reason) => {
             eprintln!("{reason}");
@@ -152,9 +152,10 @@ fn run_all(arguments: &Arguments, scenario: &Scenario) -> std::io::Result<bool> 
 
 fn describe(seed: u64, run: &Run) {
     println!(
-        "seed {seed}: {} of {} requests answered, {} events, healed at {:.3} s, over at {:.3} s, digest {:016x}",
+        "seed {seed}: {} of {} requests answered, {} without space, {} events, healed at {:.3} s, over at {:.3} s, digest {:016x}",
         run.answered,
         run.asked,
+        run.refused_for_space,
         run.events,
         run.healed_ns as f64 / 1e9,
         run.ended_ns as f64 / 1e9,

@@ -32,6 +32,8 @@ pub struct Run {
     pub asked: u64,
     /// Those that were answered well.
     pub answered: u64,
+    /// Those that were told that there is no space.
+    pub refused_for_space: u64,
     /// Faults were over at this virtual time.
     pub healed_ns: u64,
     /// Everything was over at this virtual time.
@@ -57,6 +59,7 @@ pub fn run(scenario: &Scenario, seed: u64, trace: Trace) -> Run {
         events: world.trace.events(),
         asked: world.workload.asked,
         answered: world.workload.answered,
+        refused_for_space: world.workload.refused_for_space,
         healed_ns,
         ended_ns: world.now,
         history: std::mem::take(&mut world.observer.history),
@@ -68,6 +71,7 @@ fn live(world: &mut World, healed_ns: &mut Nanos) -> Result<(), String> {
     until(world, BIRTH_MAX, "the volume is not created", World::prepare_volume)?;
     world.start_clients();
     until(world, BIRTH_MAX, "nobody can use the volume", |world| world.workload.answered > 0)?;
+    world.steady_since = Some(world.now);
     world.arm_fault();
     let enough = world.setup.operations;
     let end = world.now + FAULTS_MAX;
@@ -76,6 +80,9 @@ fn live(world: &mut World, healed_ns: &mut Nanos) -> Result<(), String> {
     }
     world.heal();
     *healed_ns = world.now;
+    if world.setup.fills {
+        make_room(world)?;
+    }
     until(world, HEALING_MAX, "not everything works again", is_well)?;
     world.workload.active = false;
     until(world, HEALING_MAX, "not everything is quiet", is_quiet)?;
@@ -87,6 +94,7 @@ fn live(world: &mut World, healed_ns: &mut Nanos) -> Result<(), String> {
 
 fn step(world: &mut World, time: Nanos) -> Result<(), String> {
     world.run_until(world.now + time);
+    world.held = world.held.look(world);
     let problem = world.observer.problem();
     world.problem.take().or(problem).map_or(Ok(()), Err)
 }
@@ -172,12 +180,17 @@ fn at_rest(world: &mut World) -> bool {
 
 /// Asks until all of it was answered: an attachment that was asked for before everything was mended may yet cut the
 /// client off.
-fn insist(world: &mut World, what: &str, ask: impl Fn(&mut World)) -> Result<(), String> {
+fn insist(
+    world: &mut World,
+    what: &str,
+    ask: impl Fn(&mut World),
+    is_over: impl Fn(&mut World) -> bool,
+) -> Result<(), String> {
     for _ in 0..ATTEMPTS_MAX {
         world.workload.last_open = 0;
         let before = world.workload.asked;
         ask(world);
-        until(world, LAST_ROUND_MAX, what, is_quiet)?;
+        until(world, LAST_ROUND_MAX, what, &is_over)?;
         if world.workload.asked > before && world.workload.last_open == 0 {
             return Ok(());
         }
@@ -187,10 +200,11 @@ fn insist(world: &mut World, what: &str, ask: impl Fn(&mut World)) -> Result<(),
 
 /// Everything is read, the replicas are compared, and everything is given back.
 fn last_round(world: &mut World) -> Result<(), String> {
-    insist(world, "the last reads are not answered", World::read_everything)?;
+    insist(world, "the last reads are not answered", World::read_everything, is_quiet)?;
     until(world, LAST_ROUND_MAX, "the storage nodes do not come to rest", at_rest)?;
-    checker::replicas_converge(world)?;
+    let shown = checker::replicas_converge(world)?;
     world.managers.volume().map_or(Ok(()), |volume| world.observer.check_members(volume))?;
+    world.observer.snapshots_show(&shown)?;
     checker::linearizable(world)?;
     checker::bounded_memory(world)?;
     until(world, LAST_ROUND_MAX, "the snapshots are not deleted", World::delete_snapshots)?;
@@ -199,10 +213,21 @@ fn last_round(world: &mut World) -> Result<(), String> {
         world.restart_nodes();
         until(world, HEALING_MAX, "not everything works again after a restart", is_quiet)?;
     }
-    insist(world, "the trims are not answered", World::trim_everything)?;
+    insist(world, "the trims are not answered", World::trim_everything, is_quiet)?;
     // Checkpoints give it back: the next one but one, if one has just begun.
     let is_given_back = |world: &mut World| checker::no_space_leak(world).is_ok();
-    until(world, World::TWO_CHECKPOINTS, "", is_given_back).or_else(|_| checker::no_space_leak(world))
+    until(world, World::TWO_CHECKPOINTS, "", is_given_back).or_else(|_| checker::no_space_leak(world))?;
+    if world.setup.fills {
+        insist(world, "there is room, and nothing can be written", World::write_again, is_quiet)?;
+    }
+    Ok(())
+}
+
+/// Of full disks: what copies lack may have no room before something is given back, and that must be possible.
+fn make_room(world: &mut World) -> Result<(), String> {
+    world.workload.active = false;
+    until(world, HEALING_MAX, "the clients wait for ever", World::clients_are_idle)?;
+    insist(world, "nothing can be given back", World::trim_half, World::clients_are_idle)
 }
 
 fn describe(world: &World) -> String {

@@ -2,6 +2,8 @@
 
 use crate::faults::Kind;
 use crate::random::Random;
+use crate::scenario_file::{Bounds, ScenarioFile};
+use std::path::Path;
 
 /// What a run is drawn from.
 #[derive(Clone, Debug)]
@@ -10,6 +12,8 @@ pub struct Scenario {
     /// Numbers of replicas, as often as they are likely.
     pub(crate) replicas: Vec<usize>,
     weights: Vec<(Kind, u64)>,
+    /// What a file says that runs are made of.
+    pub(crate) bounds: Bounds,
 }
 
 /// Everything, each kind on or off in a run, so that some runs are full of one kind and others lack it.
@@ -54,7 +58,7 @@ const POWER: [(Kind, u64); 7] = [
 ];
 
 /// The families of faults by themselves.
-const FAMILIES: [(&str, &[Kind]); 17] = [
+const FAMILIES: [(&str, &[Kind]); 20] = [
     ("calm", &[]),
     (
         "network",
@@ -147,6 +151,34 @@ const FAMILIES: [(&str, &[Kind]); 17] = [
         ],
     ),
     (
+        "full",
+        &[
+            Kind::FillFilesystem,
+            Kind::FillFilesystem,
+            Kind::KillNode,
+            Kind::PowerNode,
+            Kind::KillGateway,
+            Kind::TakeOver,
+            Kind::BreakConnections,
+            Kind::SlowDisk,
+        ],
+    ),
+    (
+        "snapshots",
+        &[
+            Kind::Snapshot,
+            Kind::Snapshot,
+            Kind::Snapshot,
+            Kind::TakeOver,
+            Kind::KillGateway,
+            Kind::BreakConnections,
+            Kind::KillNode,
+            Kind::PauseNode,
+            Kind::Reconfigure,
+        ],
+    ),
+    ("trouble", &[Kind::TroubleOne]),
+    (
         "stewards",
         &[
             Kind::Leave,
@@ -233,17 +265,46 @@ impl Scenario {
             },
         };
         let replicas = match name {
-            "rot" | "tails" | "wipes" | "rollbacks" => vec![3, 3, 5],
+            "rot" | "tails" | "wipes" | "rollbacks" | "trouble" => vec![3, 3, 5],
             "shrink" => vec![2],
             _ => vec![1, 2, 3, 3, 3, 3, 3, 5],
         };
-        Ok(Self { name: name.into(), replicas, weights })
+        Ok(Self { name: name.into(), replicas, weights, bounds: Bounds::default() })
+    }
+
+    /// By its name, or by the path of a file, which ends with `.toml`.
+    ///
+    /// # Errors
+    /// With the names that there are, or what is wrong with the file.
+    pub fn find(name: &str) -> Result<Self, String> {
+        let path = Path::new(name);
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            return Self::named(name);
+        }
+        let ScenarioFile { faults, setup: mut bounds } = ScenarioFile::read(path)?;
+        let replicas = match std::mem::take(&mut bounds.replicas) {
+            none if none.is_empty() => Self::named("calm")?.replicas,
+            some => some,
+        };
+        let weights = faults.into_iter().filter(|(_, weight)| *weight > 0).collect();
+        Ok(Self { name: name.into(), replicas, weights, bounds })
     }
 
     /// All names.
     pub fn names() -> Vec<&'static str> {
         let families = FAMILIES.iter().map(|(name, _)| *name);
         ["default", "power"].into_iter().chain(families).collect()
+    }
+
+    /// Whether the clients want more than the disks hold.
+    pub(crate) fn fills(&self) -> bool {
+        self.weights.iter().any(|(kind, _)| *kind == Kind::FillFilesystem)
+    }
+
+    /// Whether one storage node is in trouble, and all others are well.
+    pub(crate) fn troubles_one(&self) -> bool {
+        self.weights.iter().any(|(kind, _)| *kind == Kind::TroubleOne)
+            && self.weights.iter().all(|(kind, _)| matches!(kind, Kind::TroubleOne))
     }
 
     /// Whether bits may flip: then every disk is scrubbed.

@@ -24,6 +24,10 @@ pub(crate) struct Setup {
     pub(crate) timing: Timing,
     pub(crate) retained_bytes_max: usize,
     pub(crate) capacity_bytes: u64,
+    /// Less than the clients want.
+    pub(crate) fills: bool,
+    /// One storage node is in trouble, and all others are well.
+    pub(crate) troubles_one: bool,
     pub(crate) resync_bytes_per_second: Option<u64>,
     pub(crate) scrub_bytes_per_second: Option<u64>,
     /// Of a message between machines, at least and at most.
@@ -72,10 +76,10 @@ impl Setup {
         let nodes = replicas.max(2) + random.index(2) + scenario.spares();
         let segments = random.pick(&[1, 1, 2, 3]);
         let gateways = 2 + random.index(2);
-        Self {
+        let setup = Self {
             nodes,
             gateways: if scenario.has_one_gateway() { 1 } else { gateways },
-            local_gateways: random.permille(300),
+            local_gateways: random.permille(300) && !scenario.troubles_one(),
             replicas,
             min_replicas: match replicas {
                 2 if scenario.may_shrink() => 1,
@@ -114,6 +118,23 @@ impl Setup {
             fault_gap: random.pick(&[20, 60, 150]) * MILLISECOND,
             fault_time: random.pick(&[10, 60, 300]) * MILLISECOND,
             faults: scenario.draw_faults(random),
+            fills: false,
+            troubles_one: scenario.troubles_one(),
+        };
+        let setup = if scenario.fills() { setup.filled(random) } else { setup };
+        scenario.bounds.apply(setup, random)
+    }
+
+    /// The same with disks that hold from a half to seven eighths of what the clients want to write.
+    fn filled(self, random: &mut Random) -> Self {
+        let (segments, extents) = (random.pick(&[1, 1, 2]), random.pick(&[48, 64]));
+        let wanted = u64::from(segments) * extents * EXTENT_BYTES;
+        Self {
+            segments,
+            segment_bytes: extents * EXTENT_BYTES,
+            capacity_bytes: wanted / 8 * random.between(5, 7),
+            fills: true,
+            ..self
         }
     }
 }

@@ -169,12 +169,20 @@ impl Engine {
     /// How the space is used.
     pub fn space(&self) -> Space {
         let (count, free) = (self.slots.count(), self.slots.free());
+        let quarantined: usize = self.quarantine.iter().map(|(_, slots)| slots.len()).sum();
+        let freeing = (self.freed.len() + quarantined) as u64;
         Space {
             capacity_bytes: count * EXTENT_BYTES,
             used_bytes: (count - free) * EXTENT_BYTES,
+            freeing_bytes: freeing * EXTENT_BYTES,
             free_bytes: free * EXTENT_BYTES,
             reserve_bytes: self.reserve_slots * EXTENT_BYTES,
         }
+    }
+
+    /// Data of records that are in the journal and not in their place yet: it is held in memory, too.
+    pub fn unapplied_bytes(&self) -> u64 {
+        self.unapplied_bytes
     }
 
     /// Counters since the start.

@@ -93,6 +93,8 @@ pub struct Space {
     pub capacity_bytes: u64,
     /// Slots that hold data, or that still wait for a checkpoint or a read before they can be reused (E2).
     pub used_bytes: u64,
+    /// Of those, slots that nothing holds any more: the next checkpoint gives them back.
+    pub freeing_bytes: u64,
     /// Slots that can be taken now, the reserve included.
     pub free_bytes: u64,
     /// What client writes leave free.

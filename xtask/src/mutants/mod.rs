@@ -22,7 +22,7 @@ const SOUND_SEEDS: u64 = 200;
 pub(crate) const SEEDS: u64 = 1000;
 
 /// What a failing run says, and which checker says so.
-const CHECKERS: [(&str, &str); 21] = [
+const CHECKERS: [(&str, &str); 29] = [
     ("no order explains", "linearizable"),
     ("zeroes were read", "linearizable"),
     ("is acknowledged at", "acknowledged is on a majority"),
@@ -36,6 +36,14 @@ const CHECKERS: [(&str, &str); 21] = [
     ("is damaged at extent", "replicas converge"),
     ("cannot be read at extent", "replicas converge"),
     ("the last round failed", "liveness: everything works again"),
+    ("is no cut", "snapshot is a cut"),
+    ("has no snapshot", "replicas converge"),
+    ("nothing can be given back", "liveness: nothing can be given back"),
+    ("a client waited for", "never stalled"),
+    ("is the most there may be", "bounded memory"),
+    ("there is no space, it is told", "space is decided early"),
+    ("was rolled back, and is accepted", "rolled-back disks stay out"),
+    ("was refused, and has changed", "rolled-back disks stay out"),
     ("cannot open its disk", "the disk engine refuses to start"),
     ("damage is left", "liveness: all damage is mended"),
     ("works again", "liveness: everything works again"),

@@ -23,6 +23,8 @@ pub struct VolumeReport {
     pub snapshots: Vec<SnapshotId>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// Writes kept in memory until they are durable on a majority, over all its segments (rule W2).
+    pub retained_bytes: usize,
     /// Counters over all its segments.
     pub statistics: Statistics,
 }

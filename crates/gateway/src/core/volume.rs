@@ -731,6 +731,7 @@ impl Volume {
             segments: segments.collect(),
             snapshots: self.snapshots.durable(&self.segments),
             replicas,
+            retained_bytes: self.segments.iter().map(Segment::retained_bytes).sum(),
             statistics,
         }
     }

@@ -61,6 +61,7 @@ pub(super) struct Metrics {
     clients: Gauge,
     volumes: Gauge,
     unavailable: Gauge,
+    retained: Gauge,
     catching_up: Gauge,
     missing: Gauge,
     hedged: Gauge,
@@ -114,6 +115,8 @@ impl Metrics {
         let clients = gauge("clients", "Client connections");
         let volumes = gauge("volumes", "Attached volumes");
         let unavailable = gauge("volumes_unavailable", "Attached volumes without a majority somewhere");
+        let retained =
+            gauge("retained_bytes", "Writes kept in memory until they are durable on a majority, in bytes");
         let catching_up = gauge("replicas_catching_up", "Replicas of attached volumes that are catching up");
         let missing =
             gauge("replicas_missing", "Replicas of attached volumes that cannot be reached or failed");
@@ -133,6 +136,7 @@ impl Metrics {
             clients,
             volumes,
             unavailable,
+            retained,
             catching_up,
             missing,
             hedged,
@@ -203,6 +207,7 @@ impl Metrics {
         self.client_memory.set(client_memory_bytes as i64);
         self.volumes.set(reports.len() as i64);
         self.unavailable.set(reports.iter().filter(|report| !report.available).count() as i64);
+        self.retained.set(reports.iter().map(|report| report.retained_bytes as i64).sum());
         self.catching_up.set(count(|health| matches!(health, VoterHealth::CatchingUp { .. })));
         self.missing.set(count(|health| matches!(health, VoterHealth::Missing | VoterHealth::Failed(_))));
         self.hedged.set(sum(|statistics| statistics.hedged_reads));

@@ -318,6 +318,11 @@ impl Segment {
         self.voters.iter().map(|voter| voter.status(self.committed)).collect()
     }
 
+    /// The writes kept in memory until they are durable on a majority, in bytes (rule W2).
+    pub fn retained_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
     /// Counters.
     pub fn statistics(&self) -> Statistics {
         self.statistics

@@ -1,7 +1,9 @@
 //! W1: an acknowledged write is accepted by a majority of the voters, and one whose answer promised durability is durable
-//! on one. Judged at the moment of the answer, by what the storage nodes have said of themselves.
+//! on one. Judged at the moment at which the gateway answers, in a configuration that it has run since it was asked (nearly
+//! always the same one), by what the storage nodes have said of themselves; if that is joint, it takes both halves (rule C1).
 
-use super::{Acknowledged, Configurations, Sent};
+use super::{Acknowledged, Run, Sent};
+use crate::queue::Nanos;
 use quoin_types::collections::HashMap;
 use quoin_types::joint;
 use quoin_types::{Epoch, ReplicaId, Seq};
@@ -33,7 +35,7 @@ impl Positions {
         &self,
         told: &Acknowledged<'_>,
         durable: bool,
-        configurations: &Configurations,
+        run: Run<'_>,
         sent: &HashMap<u64, Sent>,
     ) -> Result<(), String> {
         // Zeroes are not told apart, and parts of blocks are written with what is around them.
@@ -41,7 +43,7 @@ impl Positions {
             let Some(sent) = sent.get(value) else {
                 return Err(format!("the write of {value} is acknowledged, and was sent to nobody"));
             };
-            if !self.has_majority(sent, durable, configurations) {
+            if !self.has_majority(sent, durable, told.start, run) {
                 let what = if durable { "durable on" } else { "accepted by" };
                 return Err(format!("{value} is acknowledged at {sent:?}, and is not {what} a majority"));
             }
@@ -49,14 +51,13 @@ impl Positions {
         Ok(())
     }
 
-    pub(super) fn has_majority(&self, sent: &Sent, durable: bool, configurations: &Configurations) -> bool {
+    pub(super) fn has_majority(&self, sent: &Sent, durable: bool, since: Nanos, run: Run<'_>) -> bool {
         let has = |replica: ReplicaId| {
             let known = self.told.get(&(replica, sent.epoch)).copied().unwrap_or_default();
             (if durable { known.1 } else { known.0 }) >= sent.seq
         };
-        let known = configurations.get(&sent.segment).map(Vec::as_slice).unwrap_or_default();
-        known
-            .iter()
-            .any(|(_, members)| joint::is_majority(members, |(_, role)| *role, |(replica, _)| has(*replica)))
+        run.any_since(since, sent.segment, |members| {
+            joint::is_majority(members, |(_, role)| *role, |(replica, _)| has(*replica))
+        })
     }
 }

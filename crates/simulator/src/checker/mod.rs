@@ -6,19 +6,23 @@ mod bounded_memory;
 mod ended_sessions_do_not_count;
 mod flushed_is_durable;
 mod linearizable;
+pub(crate) mod never_stalled;
 mod no_amnesia;
 mod no_space_leak;
 mod replicas_converge;
 pub(crate) mod rolled_back_disks_stay_out;
 mod single_writer;
+mod snapshot_is_a_cut;
+pub(crate) mod space_is_decided_early;
 mod stewards_serve_nobody;
 mod survivors_are_whole;
 
-pub(crate) use bounded_memory::check as bounded_memory;
+pub(crate) use bounded_memory::{Held, check as bounded_memory};
 pub(crate) use linearizable::check as linearizable;
 pub(crate) use no_amnesia::Rotten;
 pub(crate) use no_space_leak::check as no_space_leak;
 pub(crate) use replicas_converge::check as replicas_converge;
+pub(crate) use space_is_decided_early::Refused;
 
 use crate::queue::Nanos;
 use crate::world::NodeProcess;
@@ -30,9 +34,13 @@ use quoin_cluster::Volume;
 use quoin_history::History;
 use quoin_types::Generation;
 use quoin_types::collections::HashMap;
-use quoin_types::{BLOCK_BYTES, Durability, Epoch, NodeId, ReplicaId, ReplicaRole, SegmentId, Seq};
+use quoin_types::{
+    BLOCK_BYTES, Durability, Epoch, NodeId, ReplicaId, ReplicaRole, SegmentId, Seq, SnapshotId,
+};
 use quoin_wire::Message;
 use single_writer::Writers;
+use snapshot_is_a_cut::{Windows, Writes};
+use std::collections::BTreeMap;
 use stewards_serve_nobody::Stewards;
 use survivors_are_whole::Survivors;
 
@@ -44,10 +52,34 @@ struct Sent {
     seq: Seq,
 }
 
-/// The configurations of a segment, the latest last: the gateway runs one of them, and not always the latest.
+/// The configurations of a segment, the latest last: a gateway runs one of them, and not always the latest.
 type Configurations = HashMap<SegmentId, Vec<(Generation, Vec<(ReplicaId, ReplicaRole)>)>>;
 /// So many configurations back, no gateway that could acknowledge anything runs one any more.
 const CONFIGURATIONS_KEPT: usize = 6;
+
+/// The configurations that a gateway has run in this attachment.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    configurations: &'a Configurations,
+    /// By segment, and until when.
+    ran: &'a [(Nanos, Vec<Generation>)],
+}
+
+impl Run<'_> {
+    /// Whether something is so in a configuration of the segment that the gateway has run since a moment: what was reached in
+    /// one of them stays so in the next.
+    fn any_since(
+        &self,
+        since: Nanos,
+        segment: SegmentId,
+        is_so: impl Fn(&[(ReplicaId, ReplicaRole)]) -> bool,
+    ) -> bool {
+        let known = self.configurations.get(&segment).map(Vec::as_slice).unwrap_or_default();
+        let ran = self.ran.iter().filter(|(until, _)| *until >= since);
+        let mut ran = ran.filter_map(|(_, generations)| generations.get(segment.index as usize));
+        ran.any(|ran| known.iter().any(|(generation, members)| generation == ran && is_so(members)))
+    }
+}
 
 /// An acknowledgement to a client.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +110,7 @@ pub(crate) struct Observer {
     stewards: Stewards,
     survivors: Survivors,
     memory: Memory,
+    windows: Windows,
     problem: Option<String>,
 }
 
@@ -96,6 +129,7 @@ impl Observer {
             stewards: Stewards::default(),
             survivors: Survivors::default(),
             memory: Memory::new(rotten),
+            windows: Windows::default(),
             problem: None,
         }
     }
@@ -112,7 +146,7 @@ impl Observer {
     }
 
     /// A gateway sends a message to a storage node.
-    pub(crate) fn gateway_says(&mut self, message: &Message) {
+    pub(crate) fn gateway_says(&mut self, message: &Message, now: Nanos) {
         self.survivors.says(message);
         match message {
             Message::Open(open) => {
@@ -122,6 +156,7 @@ impl Observer {
                 let result = self.stewards.asks_for_leases(heartbeat);
                 self.note(result);
             }
+            Message::Snapshot(snapshot) => self.windows.placed(snapshot.snapshot, now),
             Message::Write(write) => {
                 let Some(segment) = self.segments.get(&write.replica).copied() else { return };
                 let sent = Sent { segment, epoch: write.epoch, seq: write.seq };
@@ -184,6 +219,11 @@ impl Observer {
         }
     }
 
+    /// Whether a write with this value was given a number and sent to anybody.
+    fn was_sent(&self, value: u64) -> bool {
+        self.sent.contains_key(&value)
+    }
+
     /// The attachment began without proof that every accepted write was there (rule A2).
     pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) {
         self.history.push_lossy(epoch.0);
@@ -194,6 +234,7 @@ impl Observer {
         self.stewards.volume_is(volume);
         let result = self.survivors.volume_is(volume, now);
         self.note(result);
+        self.windows.volume_is(volume, now);
         for (index, segment) in (0..).zip(&volume.segments) {
             let id = SegmentId { volume: volume.id, index };
             let known = self.configurations.entry(id).or_default();
@@ -213,22 +254,40 @@ impl Observer {
         self.memory.check_members(volume)
     }
 
-    /// A client was told that its write, or its flush (which has no values), is done.
+    /// Judges snapshots by what their registers show.
+    pub(crate) fn snapshots_show(&self, shown: &BTreeMap<SnapshotId, Vec<(u64, u64)>>) -> Result<(), String> {
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let writes = Writes::of(&self.history);
+        shown.iter().try_for_each(|(id, values)| writes.judge(*id, values, &self.windows))
+    }
+
+    /// A gateway is about to answer a write, or a flush (which has no values). What it has run, by segment, and until when.
+    pub(crate) fn answers(
+        &mut self,
+        told: &Acknowledged<'_>,
+        is_flush: bool,
+        ran: &[(Nanos, Vec<Generation>)],
+    ) {
+        let run = Run { configurations: &self.configurations, ran };
+        let result = if is_flush {
+            self.unflushed.flushed(told, run, &self.positions, &self.sent)
+        } else {
+            let durable = told.durable || self.durability == Durability::WriteThrough;
+            self.positions.acknowledged(told, durable, run, &self.sent)
+        };
+        self.note(result);
+    }
+
+    /// A client was told that its write, or its flush, is done.
     pub(crate) fn acknowledged(&mut self, told: &Acknowledged<'_>, is_flush: bool) {
         let result = self.stewards.acknowledges(told);
         self.note(result);
         if !is_flush {
             let result = self.writers.acknowledged(told);
             self.note(result);
+            self.unflushed.acknowledged(told);
         }
-        let configurations = &self.configurations;
-        if is_flush {
-            let result = self.unflushed.flushed(told, configurations, &self.positions, &self.sent);
-            return self.note(result);
-        }
-        let durable = told.durable || self.durability == Durability::WriteThrough;
-        let result = self.positions.acknowledged(told, durable, configurations, &self.sent);
-        self.note(result);
-        self.unflushed.acknowledged(told);
     }
 }

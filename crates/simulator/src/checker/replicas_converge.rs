@@ -1,15 +1,20 @@
 //! When faults have ended, all replicas of a segment are the same, bit for bit, and so is every snapshot that is kept, on
 //! each of them.
 
-use crate::world::World;
+use crate::world::{World, registers};
 use quoin_cluster::SnapshotState;
 use quoin_store::{Engine, ExtentContent, ExtentOutcome, View};
-use quoin_types::{BootId, EXTENT_BYTES, ExtentIndex, ReplicaId};
+use quoin_types::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BootId, EXTENT_BYTES, ExtentIndex, ReplicaId, SnapshotId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Checks all segments; reads straight from the disks, as a start of each node would find them.
-pub(crate) fn check(world: &mut World) -> Result<(), String> {
-    let Some(volume) = world.managers.volume().cloned() else { return Ok(()) };
+/// Registers with their values, of each snapshot.
+pub(crate) type Shown = BTreeMap<SnapshotId, Vec<(u64, u64)>>;
+
+/// Checks all segments; reads straight from the disks, as a start of each node would find them. Gives what the snapshots show.
+pub(crate) fn check(world: &mut World) -> Result<Shown, String> {
+    let mut shown = Shown::default();
+    let Some(volume) = world.managers.volume().cloned() else { return Ok(shown) };
     let mut engines = Vec::new();
     for process in &world.nodes {
         let disk = process.disk.process_crash();
@@ -42,9 +47,26 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
                         .map_err(|problem| format!("segment {index}, {view:?}: {problem}"))?,
                 }
             }
+            if let (View::Snapshot(id), Some((_, content))) = (view, first) {
+                let values = shown.entry(id).or_default();
+                for content in content {
+                    values.extend(values_of(from, &content)?);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(shown)
+}
+
+/// What the registers of an extent hold.
+fn values_of(segment_from: u64, content: &ExtentContent) -> Result<Vec<(u64, u64)>, String> {
+    let mut whole = vec![0; EXTENT_BYTES as usize];
+    let (block_bytes, mut data) = (BLOCK_BYTES as usize, content.data.chunks(BLOCK_BYTES as usize));
+    for block in (0..BLOCKS_PER_EXTENT as usize).filter(|block| content.zero_mask >> block & 1 == 0) {
+        let stored = data.next().ok_or("an extent has less data than it says")?;
+        whole[block * block_bytes..][..block_bytes].copy_from_slice(stored);
+    }
+    registers(segment_from + content.extent.byte_offset(), &whole)
 }
 
 fn content(

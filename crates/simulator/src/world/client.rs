@@ -1,17 +1,17 @@
 //! The clients: each one connection to a gateway, some requests under way, and all that it was told in the history.
 
+use super::full::NO_SPACE;
 use super::gateway::EXPORT;
 use super::nbd_client::{Command, Heard, NbdClient};
 use super::network::{CALLER, ConnId};
 use super::{Event, Process, World};
-use crate::checker::Acknowledged;
+use crate::checker::{Acknowledged, never_stalled};
 use crate::queue::{MILLISECOND, Nanos};
 use crate::random::Random;
 use crate::setup::Setup;
 use bytes::{BufMut, Bytes, BytesMut};
 use quoin_history::{Operation, What};
-use quoin_nbd::Cookie;
-use quoin_types::{BLOCK_BYTES, Durability, EXTENT_BYTES};
+use quoin_types::{BLOCK_BYTES, Durability, EXTENT_BYTES, Generation};
 use std::collections::BTreeMap;
 
 /// Parts of blocks are written in this unit: where that may happen, each is a register of its own.
@@ -23,6 +23,11 @@ const CELLS_FROM: u64 = 1 << 32;
 /// Which blocks are written in parts.
 fn is_written_in_parts(block: u64) -> bool {
     block % 7 == 3
+}
+
+/// Whether a range has no part of a block.
+pub(super) fn is_whole_blocks(offset: u64, length: u64) -> bool {
+    offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES)
 }
 
 /// What all clients do together.
@@ -40,6 +45,8 @@ pub(crate) struct Workload {
     pub(crate) asked: u64,
     pub(crate) answered: u64,
     pub(crate) failed: u64,
+    /// Requests that were answered with no space.
+    pub(crate) refused_for_space: u64,
     /// Requests of the last round that were not answered.
     pub(crate) last_open: u64,
     /// Nobody uses the volume before.
@@ -62,6 +69,7 @@ impl Workload {
             asked: 0,
             answered: 0,
             failed: 0,
+            refused_for_space: 0,
             last_open: 0,
             away_until: 0,
         }
@@ -70,13 +78,14 @@ impl Workload {
 
 /// A request under way.
 #[derive(Clone, Debug)]
-struct Pending {
-    command: Command,
+pub(super) struct Pending {
+    pub(super) command: Command,
     fua: bool,
-    offset: u64,
+    pub(super) offset: u64,
+    pub(super) length: u64,
     start: Nanos,
     /// Registers with the values written to them.
-    values: Vec<(u64, u64)>,
+    pub(super) values: Vec<(u64, u64)>,
     /// Of the last round: everything is read.
     is_last: bool,
 }
@@ -122,8 +131,8 @@ impl Client {
     }
 
     /// What a request of it writes, by register.
-    pub(super) fn written(&self, cookie: Cookie) -> Option<&[(u64, u64)]> {
-        let pending = self.pending.get(&cookie.number)?;
+    pub(super) fn written(&self, cookie: u64) -> Option<&[(u64, u64)]> {
+        let pending = self.pending.get(&cookie)?;
         (pending.command != Command::Read).then_some(&pending.values)
     }
 
@@ -157,6 +166,9 @@ impl World {
         let oldest = client.pending.values().map(|pending| pending.start).min();
         let waits_since = if client.nbd.is_open() { oldest } else { Some(client.opened_at) };
         if waits_since.is_some_and(|since| self.now - since > patience) {
+            if self.is_steady(waits_since.unwrap_or_default()) {
+                self.fail_if(never_stalled::gave_up(&self.setup, patience));
+            }
             // Nobody answers: another gateway may.
             if !self.healed {
                 self.workload.targets[index] = self.workload.random.index(self.setup.gateways);
@@ -259,6 +271,12 @@ impl World {
         let Some(mut pending) = self.clients[index].pending.remove(&cookie) else {
             return self.fail(format!("client {index} was answered what it did not ask"));
         };
+        if self.is_steady(pending.start) {
+            let in_time = never_stalled::answered(&self.setup, self.now - pending.start);
+            self.fail_if(
+                in_time.map_err(|problem| format!("client {index}: {problem}: {:?}", pending.command)),
+            );
+        }
         match answer {
             Ok(data) => {
                 self.workload.answered += 1;
@@ -271,13 +289,7 @@ impl World {
                 self.workload.last_open -= u64::from(pending.is_last);
                 self.record(index, &pending, Some(self.now), pending.fua);
                 if pending.command != Command::Read {
-                    let told = Acknowledged {
-                        epoch: self.clients[index].epoch,
-                        start: pending.start,
-                        end: self.now,
-                        values: &pending.values,
-                        durable: pending.fua,
-                    };
+                    let told = told(&pending, self.clients[index].epoch, self.now);
                     let is_flush = pending.command == Command::Flush;
                     self.observer.acknowledged(&told, is_flush);
                     if !is_flush {
@@ -286,13 +298,32 @@ impl World {
                 }
             }
             // Whether anything was changed is not known: a request may have several parts.
-            Err(_) => {
+            Err(errno) => {
                 self.workload.failed += 1;
                 if pending.is_last {
                     self.fail(format!("the last round failed: {pending:?}"));
                 }
-                self.record(index, &pending, None, false);
+                let has_no_effect = errno == NO_SPACE && self.told_no_space(index, &pending);
+                if !has_no_effect {
+                    self.record(index, &pending, None, false);
+                }
             }
+        }
+    }
+
+    /// Whether a request was made when everything worked, but for faults.
+    fn is_steady(&self, start: Nanos) -> bool {
+        !self.healed && self.steady_since.is_some_and(|since| start >= since)
+    }
+
+    /// A gateway answers: what that means must be so in the configurations that it has run since it was asked.
+    pub(super) fn judge_answer(&mut self, conn: ConnId, cookie: u64, ran: &[(Nanos, Vec<Generation>)]) {
+        let Some(client) = self.clients.iter().find(|client| client.conn == Some(conn)) else { return };
+        let Some(pending) = client.pending.get(&cookie) else { return };
+        let is_flush = pending.command == Command::Flush;
+        if pending.command != Command::Read {
+            let told = told(pending, client.epoch, self.now);
+            self.observer.answers(&told, is_flush, ran);
         }
     }
 
@@ -337,24 +368,37 @@ impl World {
         let several = random.pick(&[1, 1, 1, 1, 1, 1, 2, 3]) * BLOCK_BYTES;
         let several = several.min(left);
         let (extent, extent_bytes) = (offset / EXTENT_BYTES * EXTENT_BYTES, EXTENT_BYTES);
+        if self.setup.fills && random.permille(200) {
+            let extent = random.below(size_bytes / EXTENT_BYTES) * EXTENT_BYTES;
+            return self.ask_write(index, extent, EXTENT_BYTES, fua, false);
+        }
         match random.below(100) {
-            0..=39 => self.ask_write(index, offset, several, fua),
-            40..=44 => self.ask_write(index, extent, extent_bytes.min(size_bytes - extent), fua),
+            0..=39 => self.ask_write(index, offset, several, fua, false),
+            40..=44 => self.ask_write(index, extent, extent_bytes.min(size_bytes - extent), fua, false),
             45..=47 => {
                 let length = self.workload.random.between(2, 40) * BLOCK_BYTES;
-                self.ask_write(index, offset, length.min(left), fua);
+                self.ask_write(index, offset, length.min(left), fua, false);
             }
             48..=53 => self.ask_part(index, block, fua),
-            54..=57 => self.ask_zero(index, Command::Trim, offset, several, fua),
-            58 => self.ask_zero(index, Command::Trim, extent, extent_bytes.min(size_bytes - extent), fua),
-            59..=61 => self.ask_zero(index, Command::WriteZeroes, offset, several, fua),
+            54..=57 => self.ask_zero(index, Command::Trim, offset, several, fua, false),
+            58 => {
+                self.ask_zero(
+                    index,
+                    Command::Trim,
+                    extent,
+                    extent_bytes.min(size_bytes - extent),
+                    fua,
+                    false,
+                );
+            }
+            59..=61 => self.ask_zero(index, Command::WriteZeroes, offset, several, fua, false),
             62..=67 => self.ask(index, Command::Flush, (0, 0), false, Vec::new(), &[], false),
             68..=70 => self.ask_read(index, extent, extent_bytes.min(size_bytes - extent), false),
             _ => self.ask_read(index, offset, several, false),
         }
     }
 
-    fn ask_write(&mut self, index: usize, offset: u64, length: u64, fua: bool) {
+    pub(super) fn ask_write(&mut self, index: usize, offset: u64, length: u64, fua: bool, is_last: bool) {
         let mut values = Vec::new();
         let mut data = BytesMut::with_capacity(length as usize);
         for block in offset / BLOCK_BYTES..(offset + length) / BLOCK_BYTES {
@@ -362,7 +406,7 @@ impl World {
             push_registers(block, value, &mut values);
             (0..BLOCK_BYTES / 8).for_each(|_| data.put_u64_le(value));
         }
-        self.ask(index, Command::Write, (offset, length as u32), fua, values, &data, false);
+        self.ask(index, Command::Write, (offset, length as u32), fua, values, &data, is_last);
     }
 
     /// Some client writes across the end of an extent, and more behind it.
@@ -425,12 +469,20 @@ impl World {
         self.ask(index, Command::Write, range, fua, values, &data, false);
     }
 
-    fn ask_zero(&mut self, index: usize, command: Command, offset: u64, length: u64, fua: bool) {
+    pub(super) fn ask_zero(
+        &mut self,
+        index: usize,
+        command: Command,
+        offset: u64,
+        length: u64,
+        fua: bool,
+        is_last: bool,
+    ) {
         let mut values = Vec::new();
         for block in offset / BLOCK_BYTES..(offset + length) / BLOCK_BYTES {
             push_registers(block, 0, &mut values);
         }
-        self.ask(index, command, (offset, length as u32), fua, values, &[], false);
+        self.ask(index, command, (offset, length as u32), fua, values, &[], is_last);
     }
 
     fn ask_read(&mut self, index: usize, offset: u64, length: u64, is_last: bool) {
@@ -452,7 +504,7 @@ impl World {
     }
 
     /// The client that knows the greatest size of the volume: the others connected before it grew. Nobody has written beyond.
-    fn widest(&self) -> (usize, u64) {
+    pub(super) fn widest(&self) -> (usize, u64) {
         let sizes = self.clients.iter().map(|client| client.size_bytes).enumerate();
         sizes.max_by_key(|(index, size_bytes)| (*size_bytes, std::cmp::Reverse(*index))).expect("a client")
     }
@@ -475,7 +527,10 @@ impl World {
         let cookie = client.next_cookie;
         let fua = fua && command != Command::Read && command != Command::Flush;
         let bytes = client.nbd.request(command, cookie, fua, range, data);
-        client.pending.insert(cookie, Pending { command, fua, offset: range.0, start, values, is_last });
+        client.pending.insert(
+            cookie,
+            Pending { command, fua, offset: range.0, length: u64::from(range.1), start, values, is_last },
+        );
         self.workload.asked += 1;
         self.workload.last_open += u64::from(is_last);
         self.send_on(conn, CALLER, bytes);
@@ -487,6 +542,11 @@ impl World {
     }
 }
 
+/// What a client is told, or is about to be.
+fn told(pending: &Pending, epoch: u64, end: Nanos) -> Acknowledged<'_> {
+    Acknowledged { epoch, start: pending.start, end, values: &pending.values, durable: pending.fua }
+}
+
 fn push_registers(block: u64, value: u64, values: &mut Vec<(u64, u64)>) {
     if is_written_in_parts(block) {
         values.extend((0..CELLS).map(|cell| (CELLS_FROM + block * CELLS + cell, value)));
@@ -496,7 +556,7 @@ fn push_registers(block: u64, value: u64, values: &mut Vec<(u64, u64)>) {
 }
 
 /// What the registers of what was read hold.
-fn registers(offset: u64, data: &[u8]) -> Result<Vec<(u64, u64)>, String> {
+pub(crate) fn registers(offset: u64, data: &[u8]) -> Result<Vec<(u64, u64)>, String> {
     let mut values = Vec::new();
     for (index, bytes) in data.chunks(BLOCK_BYTES as usize).enumerate() {
         let block = offset / BLOCK_BYTES + index as u64;

@@ -19,7 +19,7 @@ use quoin_nbd::{
 };
 use quoin_replication::writer::Failure;
 use quoin_types::collections::HashMap;
-use quoin_types::{ClusterId, Epoch, GatewayId, InstanceId, Moment, NodeId, VolumeId};
+use quoin_types::{ClusterId, Epoch, GatewayId, Generation, InstanceId, Moment, NodeId, VolumeId};
 use quoin_wire::{Hello, LeaseHolder, Message, Speaker};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,6 +83,16 @@ pub(crate) struct Running {
     clients: BTreeMap<ConnId, ClientSession>,
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
+    /// Configurations that it ran, by segment, each with when it left them for the next.
+    former: Vec<(Nanos, Vec<Generation>)>,
+}
+
+impl Running {
+    /// The configurations that it runs, by segment.
+    fn generations(&self) -> Vec<Generation> {
+        let reports = self.core.reports();
+        reports.iter().flat_map(|report| &report.segments).map(|segment| segment.generation).collect()
+    }
 }
 
 /// One gateway.
@@ -140,6 +150,7 @@ impl World {
             clients: BTreeMap::new(),
             tickets: HashMap::default(),
             next_ticket: 0,
+            former: Vec::new(),
         });
         process.past.push(instance);
         self.watch(Process::Gateway(index));
@@ -226,7 +237,7 @@ impl World {
         for output in outputs {
             match output {
                 Output::Send(node, message) => {
-                    self.observer.gateway_says(&message);
+                    self.observer.gateway_says(&message, self.now);
                     if matches!(message, Message::Read(_)) {
                         self.last_reader = Some(node);
                     }
@@ -272,8 +283,11 @@ impl World {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(waiting) = running.tickets.remove(&ticket) else { return };
         if matches!(reply, Ok(Reply::Done)) {
+            let mut ran = running.former.clone();
+            ran.push((Nanos::MAX, running.generations()));
+            self.judge_answer(waiting.conn, waiting.cookie.number, &ran);
             let client = self.clients.iter().find(|client| client.conn() == Some(waiting.conn));
-            if let Some(values) = client.and_then(|client| client.written(waiting.cookie)) {
+            if let Some(values) = client.and_then(|client| client.written(waiting.cookie.number)) {
                 self.observer.gateway_acknowledges(values);
             }
         }
@@ -487,7 +501,15 @@ impl World {
             running.cluster = ClusterId::from_slice(&view.cluster_id).or(running.cluster);
         }
         let view = words::view(view);
+        let generations = |world: &Self| world.gateways[index].running.as_ref().map(Running::generations);
+        let before = generations(self);
         self.gateway_event(index, |core, now| core.on_view(&view, now));
+        let after = generations(self);
+        if let (Some(before), Some(running)) = (before, self.gateways[index].running.as_mut())
+            && after.is_some_and(|after| after != before)
+        {
+            running.former.push((self.now, before));
+        }
     }
 
     pub(super) fn gateway_heartbeat(&mut self, index: usize) {
@@ -616,6 +638,7 @@ impl World {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(client) = running.clients.get_mut(&conn) else { return };
         let Stage::Transmission(transmission) = &mut client.stage else { return };
+        let was_busy = running.core.is_busy();
         let mut answered = BytesMut::new();
         let mut over = false;
         let encoder = transmission.replies();
@@ -641,6 +664,11 @@ impl World {
                     break;
                 }
             }
+        }
+        // As the shell, whose batch of requests is one event.
+        let wakes = !was_busy && running.core.is_busy();
+        if wakes && !self.gateways[index].tick_busy {
+            self.arm_gateway_tick(index, 0);
         }
         self.gateway_event(index, |_, _| ());
         self.send_on(conn, CALLED, answered.freeze());

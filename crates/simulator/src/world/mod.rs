@@ -2,6 +2,7 @@
 
 mod client;
 mod deeds;
+mod full;
 mod gateway;
 mod glue;
 mod leave;
@@ -17,12 +18,12 @@ mod rolled_back;
 mod rot;
 mod rot_tail;
 
-pub(crate) use client::{Client, Workload};
+pub(crate) use client::{Client, Workload, registers};
 pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
-use crate::checker::{Observer, Rotten};
-use crate::faults::Fault;
+use crate::checker::{Held, Observer, Rotten};
+use crate::faults::{Fault, Kind};
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
 use crate::setup::Setup;
@@ -160,6 +161,10 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// Faults are over.
     pub(crate) healed: bool,
+    /// From then on everything works, but for faults.
+    pub(crate) steady_since: Option<Nanos>,
+    /// The most that processes held.
+    pub(crate) held: Held,
     /// What went wrong.
     pub(crate) problem: Option<String>,
 }
@@ -192,6 +197,8 @@ impl World {
             observer: Observer::new(setup.durability, Rotten::of(&setup.faults)),
             trace,
             healed: false,
+            steady_since: None,
+            held: Held::default(),
             problem: None,
             setup,
         };

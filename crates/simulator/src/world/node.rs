@@ -287,7 +287,10 @@ impl World {
         let Some(unopened) = process.volatile.unopened.take() else { return };
         match unopened.open(boot, OPTIONS, StartMark::from(process.instance)) {
             Ok(opened) => process.volatile.opened = Some(opened),
-            Err(quoin_store::Error::Io { .. }) => return self.restart_node_later(index),
+            // Others have the space for now: its supervisor tries again.
+            Err(quoin_store::Error::Io { .. } | quoin_store::Error::NoSpace) => {
+                return self.restart_node_later(index);
+            }
             Err(error) => return self.fail(format!("node {index} cannot open its disk: {error}")),
         }
         let incarnation = self.nodes[index].incarnation;

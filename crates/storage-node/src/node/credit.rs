@@ -6,6 +6,8 @@ use quoin_wire::{Message, Position, Positions, Speaker};
 
 /// Credit that a session may hold without having used it, in extents.
 const WINDOW_EXTENTS: u64 = 2048;
+/// With less than this part of the disk left to grant, a checkpoint is worth it that gives some back.
+const SCARCE: u64 = 16;
 /// Credit is told anew when it has fallen by this much, so that not every answer carries some.
 const STEP_EXTENTS: u64 = WINDOW_EXTENTS / 4;
 
@@ -43,13 +45,16 @@ impl Node {
         let space = self.engine.space();
         let room =
             (space.free_bytes.saturating_sub(space.reserve_bytes) / EXTENT_BYTES).saturating_sub(promised);
+        // What waits for a checkpoint is not lacking: whoever needs it is told to wait as well, and the checkpoint is hurried.
+        let comes_back = space.freeing_bytes > 0;
+        self.wants_checkpoint = comes_back && room < space.capacity_bytes / EXTENT_BYTES / SCARCE;
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         let missing = WINDOW_EXTENTS.saturating_sub(session.unused());
         // Half of what there is for it and for new sessions: what one holds without using it, another cannot have, and a
         // gateway that has lost its volume to another may keep its session, and its credit, for ever.
         let share = (room + session.unused()).div_ceil(2).min(WINDOW_EXTENTS);
         let grant = share.saturating_sub(session.unused());
-        let full = grant < missing && session.unused() + grant < STEP_EXTENTS;
+        let full = grant < missing && session.unused() + grant < STEP_EXTENTS && !comes_back;
         let worth_it = missing >= STEP_EXTENTS && grant > 0;
         if !worth_it && full == session.full {
             return false;

@@ -151,6 +151,8 @@ pub struct Node {
     kept: HashMap<ReplicaId, KeptSnapshots>,
     gathering: Gathering,
     checkpointing: bool,
+    /// A gateway could be granted more if there were a checkpoint.
+    wants_checkpoint: bool,
     /// The last checkpoint made for its age, and the last record that it covers.
     checkpointed: (Moment, Lsn),
     counters: Counters,
@@ -188,6 +190,7 @@ impl Node {
             kept: HashMap::default(),
             gathering: Gathering::new(),
             checkpointing: false,
+            wants_checkpoint: false,
             checkpointed: (now, applied),
             counters: Counters::default(),
             outputs: Vec::new(),
@@ -420,8 +423,9 @@ impl Node {
             self.outputs.extend(job.map(Output::Apply));
         }
         if !self.checkpointing
-            && let Some(job) = self.engine.start_checkpoint(false)
+            && let Some(job) = self.engine.start_checkpoint(self.wants_checkpoint)
         {
+            self.wants_checkpoint = false;
             self.checkpointing = true;
             self.outputs.push(Output::Checkpoint(job));
         }
