@@ -239,12 +239,11 @@ impl Rules {
         self.max_payload_bytes
     }
 
-    /// How much data follows the header: with compact ones, only that of a write.
+    /// How much data follows the header: that of a write, and with extended headers of whatever says so. A write should
+    /// say so, too; QEMU's do not.
     pub(super) fn payload_bytes(&self, header: &RequestHeader) -> u64 {
-        let has_payload = match self.style {
-            ReplyStyle::Extended => header.flags & flag::PAYLOAD_LEN != 0,
-            ReplyStyle::Simple | ReplyStyle::Structured => header.command == command::WRITE,
-        };
+        let says_so = self.style == ReplyStyle::Extended && header.flags & flag::PAYLOAD_LEN != 0;
+        let has_payload = header.command == command::WRITE || says_so;
         if has_payload { header.len } else { 0 }
     }
 
@@ -303,9 +302,6 @@ impl Rules {
         // "NBD_CMD_FLAG_FUA": valid for all commands.
         if header.flags & !(own_flags | flag::FUA) != 0 || only_for_status {
             return refuse(Errno::Invalid, "a flag that this command does not take, or that was not offered");
-        }
-        if extended && header.command == command::WRITE && header.flags & flag::PAYLOAD_LEN == 0 {
-            return refuse(Errno::Invalid, "a write without a payload");
         }
         Ok(())
     }

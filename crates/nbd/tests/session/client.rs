@@ -47,10 +47,8 @@ impl RawRequest {
     }
 
     fn payload(&self, style: ReplyStyle) -> Vec<u8> {
-        let carries = match style {
-            ReplyStyle::Extended => self.flags(style) & PAYLOAD_LEN != 0,
-            _ => self.command == 1,
-        };
+        let says_so = style == ReplyStyle::Extended && self.flags(style) & PAYLOAD_LEN != 0;
+        let carries = self.command == 1 || says_so;
         if !carries {
             return Vec::new();
         }
@@ -105,8 +103,7 @@ impl Model {
             7 => 1 | 8 | if extended { PAYLOAD_LEN } else { 0 },
             _ => return Outcome::Error(22),
         };
-        let lacks_payload = extended && command == 1 && flags & PAYLOAD_LEN == 0;
-        if flags & !known_flags != 0 || lacks_payload || command == 3 && (offset, len) != (0, 0) {
+        if flags & !known_flags != 0 || command == 3 && (offset, len) != (0, 0) {
             return Outcome::Error(22);
         }
         if command == 7 {
