@@ -416,7 +416,7 @@ impl World {
             return;
         }
         let client = self.workload.random.pick(&clients);
-        self.ask_write(client, self.end_of(segment, extent) - BLOCK_BYTES, 2 * BLOCK_BYTES, false);
+        self.ask_write(client, self.end_of(segment, extent) - BLOCK_BYTES, 2 * BLOCK_BYTES, false, false);
         for _ in 0..3 {
             self.ask_something(client);
         }

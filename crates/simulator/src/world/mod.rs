@@ -23,7 +23,7 @@ pub(crate) use network::{Machine, Process};
 pub(crate) use node::{NodeProcess, OPTIONS};
 
 use crate::checker::{Held, Observer, Rotten};
-use crate::faults::{Fault, Kind};
+use crate::faults::Fault;
 use crate::queue::{Nanos, Queue};
 use crate::random::Random;
 use crate::setup::Setup;
