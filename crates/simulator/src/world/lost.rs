@@ -6,7 +6,7 @@ use crate::queue::{MILLISECOND, Nanos};
 use quoin_api::v1;
 use quoin_cluster::{Replica, Segment};
 use quoin_cluster_manager::member::Request;
-use quoin_types::DiskId;
+use quoin_types::{DiskId, ReplicaRole};
 
 /// How often the operator looks after a node whose disk is lost.
 pub(super) const LOOK_AGAIN: Nanos = 300 * MILLISECOND;
@@ -34,6 +34,14 @@ impl World {
         }
         self.queue.push(self.now + LOOK_AGAIN, Event::Replace { node: index });
         let Some(volume) = self.managers.volume() else { return };
+        // A copy that was to be made on a disk that is lost is never filled: it is made elsewhere, or two such nodes wait for
+        // each other.
+        let is_lost = |(replica, role): (&Replica, ReplicaRole)| {
+            role == ReplicaRole::Learner && self.lost_disks.contains(&replica.disk)
+        };
+        if volume.segments.iter().any(|segment| segment.members().any(is_lost)) {
+            return self.operate(Request::AbortChange(v1::AbortChangeRequest { volume: EXPORT.into() }));
+        }
         let node = self.nodes[index].id();
         let is_here = |replica: &Replica| replica.node == node && self.lost_disks.contains(&replica.disk);
         let lacks = |segment: &Segment| segment.change.is_none() && segment.voters().any(is_here);
