@@ -12,6 +12,8 @@ use quoin_wire::{EpochStart, Message, Open, Point, Positions, Speaker, StartEpoc
 use support::node;
 
 const EXTENTS: u64 = 100;
+/// By then everything that gathers is applied.
+const LATER: Moment = Moment::from_nanos(1_000_000_000);
 
 /// A new gateway's credit.
 fn credit_of(node: &mut Node, gateway: u8) -> u64 {
@@ -69,15 +71,17 @@ fn say(node: &mut Node, session: SessionId, message: Message) -> Heard {
     hear(node)
 }
 
+/// Nothing gathers for longer.
 fn hear(node: &mut Node) -> Heard {
+    node.tick(LATER).unwrap();
     let mut heard = Heard::default();
     let mut outputs = node.outputs();
     while let Some(output) = outputs.pop() {
         match output {
             Output::Send(_, Message::Positions(positions)) => heard.positions = Some(positions),
-            Output::Place(job) => node.on_placed(job.run(), Moment::ZERO).unwrap(),
-            Output::Sync(job) => node.on_synced(job.run(), Moment::ZERO).unwrap(),
-            Output::Apply(job) => node.on_applied(job.run(), Moment::ZERO).unwrap(),
+            Output::Place(job) => node.on_placed(job.run(), LATER).unwrap(),
+            Output::Sync(job) => node.on_synced(job.run(), LATER).unwrap(),
+            Output::Apply(job) => node.on_applied(job.run(), LATER).unwrap(),
             Output::Checkpoint(job) => heard.checkpoint = Some(job),
             _ => {}
         }
@@ -111,8 +115,7 @@ fn what_a_checkpoint_gives_back_is_not_said_to_be_lacking() {
     let space = node.engine().space();
     assert!(space.freeing_bytes > space.capacity_bytes / 2, "{space:?}");
     let checkpoint = checkpoint.expect("a checkpoint gives it back");
-    node.on_checkpointed(checkpoint.run(), Moment::ZERO).unwrap();
-    node.tick(Moment::ZERO).unwrap();
+    node.on_checkpointed(checkpoint.run(), LATER).unwrap();
     let more = hear(&mut node).positions.expect("there is more credit");
     assert!(more.credit > told.credit && node.engine().space().freeing_bytes < space.freeing_bytes);
 }

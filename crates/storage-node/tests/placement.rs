@@ -28,13 +28,14 @@ fn wanted(wanted: Wanted) -> Assignment {
 }
 
 /// Does the work that was asked for, and what follows from it.
-fn work(node: &mut Node) -> Vec<Told> {
+fn work(node: &mut Node, now: Moment) -> Vec<Told> {
     let mut told = Vec::new();
     let mut outputs = node.outputs();
     while let Some(output) = outputs.pop() {
         match output {
-            Output::Sync(job) => node.on_synced(job.run(), NOW).unwrap(),
-            Output::Apply(job) => node.on_applied(job.run(), NOW).unwrap(),
+            Output::Sync(job) => node.on_synced(job.run(), now).unwrap(),
+            Output::Apply(job) => node.on_applied(job.run(), now).unwrap(),
+            Output::Checkpoint(job) => node.on_checkpointed(job.run(), now).unwrap(),
             Output::Created(id) => told.push(Told::Exists(id)),
             Output::Dropped(id) => told.push(Told::Gone(id)),
             _ => {}
@@ -46,7 +47,16 @@ fn work(node: &mut Node) -> Vec<Told> {
 
 fn shown(node: &mut Node, list: &[Assignment]) -> Vec<Told> {
     node.on_assignments(list, NOW).unwrap();
-    work(node)
+    work(node, NOW)
+}
+
+/// Lets time pass, so that what is gone is given back.
+fn wait(node: &mut Node) {
+    for seconds in [20, 40] {
+        let now = Moment::from_nanos(seconds * 1_000_000_000);
+        node.tick(now).unwrap();
+        assert_eq!(work(node, now), []);
+    }
 }
 
 /// A manager that lags shows a list in which a replica is still to be made that was dropped, and reported so, before.
@@ -56,9 +66,15 @@ fn a_replica_that_an_old_list_brought_back_is_dropped_when_the_managers_say_so()
     assert_eq!(shown(&mut node, &[wanted(Wanted::Created)]), [Told::Exists(ID)]);
     assert_eq!(shown(&mut node, &[wanted(Wanted::Dropped)]), [Told::Gone(ID)]);
     assert_eq!(shown(&mut node, &[]), []);
+    assert_eq!(
+        shown(&mut node, &[wanted(Wanted::Created)]),
+        [],
+        "its remains are still there, and in the way of nobody"
+    );
+    wait(&mut node);
     assert_eq!(shown(&mut node, &[wanted(Wanted::Created)]), [Told::Exists(ID)], "the old list");
     node.on_unwanted(&[ID], NOW).unwrap();
-    assert_eq!(work(&mut node), [Told::Gone(ID)]);
+    assert_eq!(work(&mut node, NOW), [Told::Gone(ID)]);
     assert_eq!(node.replica_counts().0, 0);
 }
 
@@ -70,6 +86,6 @@ fn a_replica_that_the_list_lacks_is_told_and_kept() {
     assert_eq!(shown(&mut node, &[]), [Told::Exists(ID)]);
     assert_eq!(shown(&mut node, &[wanted(Wanted::Kept)]), []);
     node.on_unwanted(&[ReplicaId(8)], NOW).unwrap();
-    assert_eq!(work(&mut node), []);
+    assert_eq!(work(&mut node, NOW), []);
     assert_eq!(node.replica_counts().0, 1);
 }

@@ -96,6 +96,11 @@ impl Node {
                 tracing::warn!(replica = %id, "no space to create a replica; it will be tried again");
                 Ok(())
             }
+            Err(quoin_store::Error::ReplicaExists(_)) => {
+                // Not in `replicas`, so it was dropped, and only its remains are still there: no list that is true wants it.
+                tracing::debug!(replica = %id, "an old list has a replica that is being dropped");
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
