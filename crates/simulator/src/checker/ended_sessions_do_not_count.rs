@@ -68,7 +68,7 @@ impl Counted {
             }
             self.heard.insert((gateway, replica), heard);
             if let Some(segment) = segments.get(&replica) {
-                self.count(gateway, *segment, heard.epoch, configurations);
+                self.count(Some(gateway), *segment, heard.epoch, configurations);
             }
         }
     }
@@ -78,10 +78,18 @@ impl Counted {
         self.heard.retain(|(by, _), heard| *by != gateway || heard.node != node);
     }
 
-    /// Which configuration the gateway runs is not known here: the one that gives most counts.
-    fn count(&mut self, gateway: usize, segment: SegmentId, epoch: Epoch, configurations: &Configurations) {
+    /// Which configuration the gateway runs is not known here: the one that gives most counts. `None`: no gateway has a
+    /// session with any member, and only what is durable counts.
+    fn count(
+        &mut self,
+        gateway: Option<usize>,
+        segment: SegmentId,
+        epoch: Epoch,
+        configurations: &Configurations,
+    ) {
         let at = |replica: ReplicaId| {
-            let heard = self.heard.get(&(gateway, replica)).filter(|heard| heard.epoch == epoch);
+            let heard = gateway.and_then(|gateway| self.heard.get(&(gateway, replica)));
+            let heard = heard.filter(|heard| heard.epoch == epoch);
             let durable = self.durable.get(&(replica, epoch)).copied().unwrap_or_default();
             heard.map_or(durable, |heard| heard.accepted.max(durable))
         };
@@ -99,9 +107,14 @@ impl Counted {
         members: &[(ReplicaId, ReplicaRole)],
         configurations: &Configurations,
     ) {
-        let heard = self.heard.iter().filter(|((_, by), _)| members.iter().any(|(id, _)| id == by));
-        let gateways: BTreeSet<(usize, Epoch)> =
-            heard.map(|((gateway, _), heard)| (*gateway, heard.epoch)).collect();
+        let is_member = |replica: ReplicaId| members.iter().any(|(id, _)| *id == replica);
+        let heard = self.heard.iter().filter(|((_, by), _)| is_member(*by));
+        let heard = heard.map(|((gateway, _), heard)| (Some(*gateway), heard.epoch));
+        // A member whose session has ended may be all that is left to be counted, as the survivor of two: what it has told to
+        // be durable is on its disk.
+        let durable = self.durable.keys().filter(|(replica, _)| is_member(*replica));
+        let durable = durable.map(|(_, epoch)| (None, *epoch));
+        let gateways: BTreeSet<(Option<usize>, Epoch)> = heard.chain(durable).collect();
         for (gateway, epoch) in gateways {
             self.count(gateway, segment, epoch, configurations);
         }
@@ -197,6 +210,32 @@ mod tests {
         assert!(!scene.may_acknowledge());
         scene.hears(1, 5, 5);
         scene.counted.ended(0, NodeId(1));
+        assert!(scene.may_acknowledge());
+    }
+
+    #[test]
+    fn what_is_durable_on_the_survivor_counts_though_its_session_has_ended() {
+        let mut scene = Scene::new();
+        let becomes = |scene: &mut Scene, generation, voters: &[u64]| {
+            let members: Vec<_> = voters.iter().map(|id| (ReplicaId(*id), ReplicaRole::Voter)).collect();
+            let known = scene.configurations.entry(SEGMENT).or_default();
+            known.push((Generation(generation), members.clone()));
+            scene.counted.configured(SEGMENT, &members, &scene.configurations);
+        };
+        scene.configurations.clear();
+        becomes(&mut scene, 1, &[1, 2]);
+        scene.hears(1, 5, 4);
+        scene.counted.ended(0, NodeId(1));
+        becomes(&mut scene, 2, &[1]);
+        assert!(!scene.may_acknowledge(), "accepted on an ended session, and not durable");
+
+        let mut scene = Scene::new();
+        scene.configurations.clear();
+        becomes(&mut scene, 1, &[1, 2]);
+        scene.hears(1, 5, 5);
+        scene.counted.ended(0, NodeId(1));
+        assert!(!scene.may_acknowledge(), "of two voters, one has it");
+        becomes(&mut scene, 2, &[1]);
         assert!(scene.may_acknowledge());
     }
 }

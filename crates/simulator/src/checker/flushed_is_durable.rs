@@ -26,9 +26,11 @@ impl Unflushed {
         let covered =
             |(epoch, _, _, end): &(u64, u64, Nanos, Nanos)| *epoch == told.epoch && *end <= told.start;
         for (_, value, since, _) in self.0.extract_if(.., |write| covered(write)) {
-            let durable = sent.get(&value).is_some_and(|sent| positions.has_majority(sent, true, since, run));
-            if !durable {
-                return Err(format!("a flush is answered, and {value} is not durable on a majority"));
+            let sent = sent.get(&value);
+            if !sent.is_some_and(|sent| positions.has_majority(sent, true, since, run)) {
+                return Err(format!(
+                    "a flush is answered, and {value}, sent as {sent:?}, is not durable on a majority"
+                ));
             }
         }
         Ok(())

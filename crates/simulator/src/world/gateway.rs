@@ -83,8 +83,8 @@ pub(crate) struct Running {
     clients: BTreeMap<ConnId, ClientSession>,
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
-    /// Configurations that it ran, by segment, each with when it left them for the next.
-    former: Vec<(Nanos, Vec<Generation>)>,
+    /// Configurations that it has run, by segment, each with when it left them for the next; the last it has not left.
+    ran: Vec<(Nanos, Vec<Generation>)>,
 }
 
 impl Running {
@@ -92,6 +92,19 @@ impl Running {
     fn generations(&self) -> Vec<Generation> {
         let reports = self.core.reports();
         reports.iter().flat_map(|report| &report.segments).map(|segment| segment.generation).collect()
+    }
+
+    /// Takes note of the configurations that it runs. Fenced, it runs none, and yet may have to carry out what it decided
+    /// before: one batch of messages can bring the last position that an answer waits for, and then the refusal.
+    fn note_generations(&mut self, now: Nanos) {
+        let generations = self.generations();
+        if generations.is_empty() || self.ran.last().is_some_and(|(_, last)| *last == generations) {
+            return;
+        }
+        if let Some((until, _)) = self.ran.last_mut() {
+            *until = now;
+        }
+        self.ran.push((Nanos::MAX, generations));
     }
 }
 
@@ -150,7 +163,7 @@ impl World {
             clients: BTreeMap::new(),
             tickets: HashMap::default(),
             next_ticket: 0,
-            former: Vec::new(),
+            ran: Vec::new(),
         });
         process.past.push(instance);
         self.watch(Process::Gateway(index));
@@ -283,8 +296,8 @@ impl World {
         let Some(running) = self.gateways[index].running.as_mut() else { return };
         let Some(waiting) = running.tickets.remove(&ticket) else { return };
         if matches!(reply, Ok(Reply::Done)) {
-            let mut ran = running.former.clone();
-            ran.push((Nanos::MAX, running.generations()));
+            running.note_generations(self.now);
+            let ran = running.ran.clone();
             self.judge_answer(waiting.conn, waiting.cookie.number, &ran);
             let client = self.clients.iter().find(|client| client.conn() == Some(waiting.conn));
             if let Some(values) = client.and_then(|client| client.written(waiting.cookie.number)) {
@@ -493,6 +506,7 @@ impl World {
             }
             core.attach(spec, Attachment { epoch, void, steward: false, revision }, now);
         });
+        self.gateways[index].running.as_mut()?.note_generations(self.now);
         Some(())
     }
 
@@ -501,14 +515,9 @@ impl World {
             running.cluster = ClusterId::from_slice(&view.cluster_id).or(running.cluster);
         }
         let view = words::view(view);
-        let generations = |world: &Self| world.gateways[index].running.as_ref().map(Running::generations);
-        let before = generations(self);
         self.gateway_event(index, |core, now| core.on_view(&view, now));
-        let after = generations(self);
-        if let (Some(before), Some(running)) = (before, self.gateways[index].running.as_mut())
-            && after.is_some_and(|after| after != before)
-        {
-            running.former.push((self.now, before));
+        if let Some(running) = self.gateways[index].running.as_mut() {
+            running.note_generations(self.now);
         }
     }
 
