@@ -284,6 +284,28 @@ fn n4_an_epoch_that_starts_from_a_mixed_state_keeps_nothing_beyond_it() {
     assert_eq!(test.snapshots(), [(10, 2)]);
 }
 
+/// A snapshot is deleted while a resync brings the replica to it, and the peer has not heard of that: it is not made again
+/// by the next list either, and nothing else would ever delete it.
+#[test]
+fn n6_what_a_resync_brings_late_goes_when_it_comes() {
+    let mut test = Test::new();
+    test.open(1);
+    test.say(resync(1, 0));
+    test.answer(told(&[(12, 6), (13, 7)]));
+    test.assign(Wanted::Kept, &[13], 13);
+    let nothing = Message::ListReply(ListReply { replica: PEER, result: Ok((Seq(8), vec![])) });
+    test.answer(nothing.clone());
+    assert_eq!(test.snapshots(), []);
+    test.answer(told(&[(12, 6), (13, 7)]));
+    test.answer(nothing.clone());
+    assert_eq!(test.snapshots(), [(13, 7)]);
+    test.answer(told(&[(12, 6), (13, 7)]));
+    test.answer(nothing);
+    let complete = |message: &Message| matches!(message, Message::ResyncReport(report) if report.state == ResyncState::Complete);
+    assert!(test.sent.iter().any(complete), "{:?}", test.sent);
+    assert_eq!(test.snapshots(), [(13, 7)]);
+}
+
 /// The live stream goes on while a snapshot of before it is still to be made: the join breaks, and the replica takes no more.
 #[test]
 fn n5_a_join_whose_stream_overtakes_a_snapshot_breaks() {

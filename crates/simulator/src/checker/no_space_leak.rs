@@ -17,9 +17,14 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
         if let Some(id) = node.engine().replicas().map(|(id, _)| id).find(is_orphan) {
             return Err(format!("nobody wants replica {id}, and node {} has it", process.index));
         }
-        let used = node.engine().space().used_bytes;
-        if used > 0 {
-            return Err(format!("everything is trimmed, and node {} uses {used} bytes", process.index));
+        let (engine, index) = (node.engine(), process.index);
+        let space = engine.space();
+        if space.used_bytes > 0 {
+            let snapshots: Vec<_> = engine.replicas().map(|(id, _)| (id, engine.snapshots(id))).collect();
+            return Err(format!(
+                "everything is trimmed, and node {index} uses {} bytes, of them {} on their way; snapshots {snapshots:?}",
+                space.used_bytes, space.freeing_bytes
+            ));
         }
     }
     Ok(())

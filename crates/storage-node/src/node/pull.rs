@@ -315,13 +315,17 @@ impl Node {
             let Work::Resync(puller) = &mut pull.work else { return self.drive_repair(id, now) };
             if let Some(due) = puller.snapshot_due() {
                 // N5: what was pulled is in the journal before it, what will be pulled, behind it.
-                if let Err(error) = self.engine.create_snapshot(pull.replica, due.id, due.seq) {
+                let replica = pull.replica;
+                if let Err(error) = self.engine.create_snapshot(replica, due.id, due.seq) {
                     let refusal = refusal_or_fatal(error)?;
                     self.fail_pull(id, refusal);
                     return Ok(());
                 }
-                tracing::info!(replica = %pull.replica, snapshot = %due.id, seq = %due.seq, "resync brought a snapshot");
+                tracing::info!(%replica, snapshot = %due.id, seq = %due.seq, "resync brought a snapshot");
                 puller.made_snapshot();
+                // N6: it may have been deleted since the peer told of it.
+                self.prune_snapshots(replica)?;
+                continue;
             }
             if !pull.connected || now < pull.resume_at || self.pulls.allowance < EXTENT_BYTES {
                 break;

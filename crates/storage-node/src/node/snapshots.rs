@@ -58,7 +58,8 @@ impl Node {
         self.prune_snapshots(id)
     }
 
-    fn prune_snapshots(&mut self, id: ReplicaId) -> Result<(), Fatal> {
+    /// Deletes what is not wanted, after a snapshot has come.
+    pub(super) fn prune_snapshots(&mut self, id: ReplicaId) -> Result<(), Fatal> {
         let Some(kept) = self.kept.get(&id) else { return Ok(()) };
         let unwanted = self.snapshots_of(id).into_iter().filter(|snapshot| !kept.wants(snapshot.id));
         let unwanted: Vec<SnapshotId> = unwanted.map(|snapshot| snapshot.id).collect();
