@@ -3,7 +3,7 @@
 use crate::workspace;
 
 /// Seeds that nobody has tried, each time everything is tested.
-const FRESH_SEEDS: [(&str, &str); 9] = [
+const FRESH_SEEDS: [(&str, &str); 12] = [
     ("default", "700"),
     ("moments", "300"),
     ("power", "200"),
@@ -13,6 +13,9 @@ const FRESH_SEEDS: [(&str, &str); 9] = [
     ("stewards", "100"),
     ("shrink", "100"),
     ("tails", "100"),
+    ("rollbacks", "100"),
+    ("snapshots", "100"),
+    ("trouble", "100"),
 ];
 
 /// Runs it; `true` if nothing failed.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 /// What was accepted becomes durable within this time, and that of the sync: what a loss of power may take from a disk with
 /// a volatile cache.
-const SYNC_WITHIN: Duration = Duration::from_millis(10);
+const SYNC_WITHIN: Duration = Duration::from_millis(2);
 /// So much is worth a sync.
 const SYNC_BYTES: u64 = 4 << 20;
 /// What is durable goes to its place within this time.
-const APPLY_WITHIN: Duration = Duration::from_millis(10);
+const APPLY_WITHIN: Duration = Duration::from_millis(2);
 /// So much is worth a pass over the data file.
 const APPLY_BYTES: u64 = 1 << 20;
 /// How often it is looked whether there is space to give and to take, if nothing else is done on the data file.
@@ -166,17 +166,17 @@ mod tests {
     #[test]
     fn writes_that_nobody_waits_for_gather_for_a_while() {
         let mut gathering = unasked();
-        assert!(!gathering.wants_sync(false, after(9)));
-        assert_eq!(gathering.due(), Some(after(10)));
-        assert!(gathering.wants_sync(false, after(10)));
+        assert!(!gathering.wants_sync(false, after(1)));
+        assert_eq!(gathering.due(), Some(after(2)));
+        assert!(gathering.wants_sync(false, after(2)));
         gathering.sync_begins(true);
         gathering.took(4096);
-        gathering.wrote(after(11));
+        gathering.wrote(after(3));
         assert!(!gathering.wants_sync(false, after(60)), "one at a time");
         assert_eq!(gathering.due(), None);
-        gathering.synced(after(12));
-        assert_eq!(gathering.due(), Some(after(21)));
-        assert!(!gathering.wants_apply(after(21)) && gathering.wants_apply(after(22)));
+        gathering.synced(after(4));
+        assert_eq!(gathering.due(), Some(after(5)));
+        assert!(!gathering.wants_apply(after(5)) && gathering.wants_apply(after(6)));
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         gathering.apply_begins(true);
         assert!(!gathering.wants_apply(after(60)), "one at a time");
         gathering.applied(after(1));
-        assert!(!gathering.wants_apply(after(2)) && gathering.wants_apply(after(11)));
+        assert!(!gathering.wants_apply(after(2)) && gathering.wants_apply(after(3)));
         gathering.apply_begins(false);
         assert_eq!(gathering.due(), None);
         gathering.look_at_space();
