@@ -21,12 +21,15 @@ use std::sync::Arc;
 
 /// How much block data one job writes: bounds the time until its overlay entries go.
 const APPLY_BYTES_MAX: u64 = 16 << 20;
-/// Fewer free slots with blocks than this: more are given blocks, ahead of the need. 64 MiB.
-const READY_LOW: u64 = 1024;
+/// Fewer free slots with blocks than this: more are given blocks, ahead of the need. 128 MiB: when the filesystem turns out
+/// to be full, what one busy gateway was promised is still there.
+const READY_LOW: u64 = 2048;
 /// More free slots with blocks than this: the rest goes back to the filesystem. 512 MiB: twice what a checkpoint is made for.
 const READY_HIGH: u64 = 8192;
 /// How many neighbouring slots one job gives blocks: 32 MiB.
 const ALLOCATE_AHEAD: u64 = 512;
+/// As many of a filesystem that was full: 4 MiB.
+const ALLOCATE_AGAIN: u64 = 64;
 
 /// Work on data file and maps, to be run on any thread, and then finished.
 pub struct ApplyJob {
@@ -274,8 +277,10 @@ impl Engine {
     }
 
     fn add_space_work(&mut self, work: &mut ApplyWork) {
-        if self.slots.ready() < READY_LOW && !self.filesystem_full {
-            work.allocate = self.slots.unbacked_run(ALLOCATE_AHEAD);
+        let asks = std::mem::take(&mut self.ask_filesystem);
+        if self.slots.ready() < READY_LOW && (asks || !self.filesystem_full) {
+            let most = if self.filesystem_full { ALLOCATE_AGAIN } else { ALLOCATE_AHEAD };
+            work.allocate = self.slots.unbacked_run(most);
         }
         if self.slots.ready() > READY_HIGH {
             work.punch = self.slots.take_surplus(self.slots.ready() - READY_HIGH);

@@ -67,8 +67,10 @@ pub struct Engine {
     pub(crate) unapplied_bytes: u64,
     pub(crate) applying: Option<Applying>,
     pub(crate) apply_number: u64,
-    /// The filesystem refused to allocate slots ahead of their need.
+    /// The filesystem refused to allocate slots, and has not done it since: others use it, too.
     pub(crate) filesystem_full: bool,
+    /// It is to be asked again.
+    pub(crate) ask_filesystem: bool,
 
     /// The last durable checkpoint.
     pub(crate) checkpoint_number: u64,
@@ -171,13 +173,21 @@ impl Engine {
         let (count, free) = (self.slots.count(), self.slots.free());
         let quarantined: usize = self.quarantine.iter().map(|(_, slots)| slots.len()).sum();
         let freeing = (self.freed.len() + quarantined) as u64;
+        // What the filesystem does not give is not free.
+        let free = if self.filesystem_full { self.slots.ready() } else { free };
         Space {
             capacity_bytes: count * EXTENT_BYTES,
-            used_bytes: (count - free) * EXTENT_BYTES,
+            used_bytes: (count - self.slots.free()) * EXTENT_BYTES,
             freeing_bytes: freeing * EXTENT_BYTES,
             free_bytes: free * EXTENT_BYTES,
             reserve_bytes: self.reserve_slots * EXTENT_BYTES,
+            filesystem_full: self.filesystem_full,
         }
+    }
+
+    /// The next job asks a filesystem that was full whether it still is.
+    pub fn ask_filesystem(&mut self) {
+        self.ask_filesystem = true;
     }
 
     /// Data of records that are in the journal and not in their place yet: it is held in memory, too.
@@ -266,9 +276,10 @@ impl Engine {
             run = SlotRun { first: slot, count: 1 };
             result = self.data.allocate(run.byte_offset(), run.bytes());
         }
-        result.map_err(|error| no_space_or(error, "allocating data slots"))?;
+        let result = result.map_err(|error| no_space_or(error, "allocating data slots"));
+        self.filesystem_full = matches!(result, Err(Error::NoSpace));
+        result?;
         self.slots.set_backed(run, true);
-        self.filesystem_full = false;
         self.statistics.slots_allocated_late += run.count;
         Ok(())
     }

@@ -162,6 +162,7 @@ impl Engine {
             applying: None,
             apply_number: 0,
             filesystem_full: false,
+            ask_filesystem: false,
             checkpoint_number: checkpoint.number,
             checkpoint_lsn: checkpoint.lsn,
             checkpoint_in_flight: None,

@@ -95,10 +95,12 @@ pub struct Space {
     pub used_bytes: u64,
     /// Of those, slots that nothing holds any more: the next checkpoint gives them back.
     pub freeing_bytes: u64,
-    /// Slots that can be taken now, the reserve included.
+    /// Slots that can be taken now, the reserve included. While the filesystem is full only those that have blocks of it.
     pub free_bytes: u64,
     /// What client writes leave free.
     pub reserve_bytes: u64,
+    /// Whether the filesystem has no room for all of the capacity, for others use it, too.
+    pub filesystem_full: bool,
 }
 
 /// Plain counters since the start, for metrics.

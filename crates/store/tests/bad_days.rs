@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation, OsDir};
-use quoin_store::{Engine, Error, LastStart, Lsn, Options, ReadOutcome, View};
+use quoin_store::{Engine, Error, LastStart, Lsn, Options, ReadOutcome, Space, View};
 use quoin_types::{BootId, ClusterId, DiskId, ExtentIndex, ReplicaId, Seq, StartMark};
 use std::sync::Arc;
 
@@ -586,12 +586,53 @@ fn a_full_filesystem_is_noticed_before_anything_changes() {
         dir.inject(full(name));
         let space = engine.space();
         assert!(matches!(write(&mut engine, ONE, 1, 0, &[1]), Err(Error::NoSpace)));
-        assert_eq!(engine.space(), space);
+        let filesystem_full = name == "data";
+        let free_bytes = if filesystem_full { 0 } else { space.free_bytes };
+        assert_eq!(engine.space(), Space { filesystem_full, free_bytes, ..space });
         dir.heal();
     }
     write(&mut engine, ONE, 1, 0, &[1]).unwrap();
+    assert!(!engine.space().filesystem_full);
     checkpoint(&mut engine);
     assert_eq!(read(&mut engine, ONE, 0, 2), [1, 0]);
+}
+
+/// Others use the filesystem, too: what it has not given is not told to be free, until it gives it.
+#[test]
+fn what_a_full_filesystem_does_not_give_is_not_free() {
+    const SLOTS: u64 = 4096;
+    let memory = MemDir::new();
+    format(&memory, SLOTS);
+    let dir = FaultyDir::new(Arc::new(memory));
+    let (mut engine, _) = try_open(Arc::new(dir.clone()), 1).unwrap();
+    let apply = |engine: &mut Engine| {
+        let job = engine.start_apply();
+        let is_some = job.is_some();
+        job.into_iter().for_each(|job| engine.finish_apply(job.run()).unwrap());
+        is_some
+    };
+    assert!(apply(&mut engine), "slots are given blocks ahead of the need");
+    let nothing_free = Fault {
+        operation: Operation::Allocate,
+        name_prefix: "data".into(),
+        after: 0,
+        times: u64::MAX,
+        effect: Effect::NoSpace,
+    };
+    dir.inject(nothing_free);
+    assert!(apply(&mut engine));
+    let full = engine.space();
+    assert!(full.filesystem_full && full.used_bytes == 0, "{full:?}");
+    assert!(full.free_bytes > 0 && full.free_bytes < SLOTS * EXTENT / 2, "{full:?}");
+    assert!(!apply(&mut engine), "it is not asked again and again");
+    engine.ask_filesystem();
+    assert!(apply(&mut engine));
+    assert_eq!(engine.space(), full);
+    dir.heal();
+    assert!(!apply(&mut engine));
+    engine.ask_filesystem();
+    while apply(&mut engine) {}
+    assert_eq!(engine.space(), Space { filesystem_full: false, free_bytes: SLOTS * EXTENT, ..full });
 }
 
 #[test]

@@ -108,12 +108,14 @@ impl Gathering {
         self.looks_at_space = true;
     }
 
-    /// Time passes: now and then it is looked whether there is.
-    pub(super) fn tick(&mut self, now: Moment) {
-        if now.since(self.looked) >= LOOK_AT_SPACE_EVERY {
+    /// Time passes: now and then it is looked whether there is. Tells whether that is now.
+    pub(super) fn tick(&mut self, now: Moment) -> bool {
+        let looks = now.since(self.looked) >= LOOK_AT_SPACE_EVERY;
+        if looks {
             self.looked = now;
             self.looks_at_space = true;
         }
+        looks
     }
 
     /// Whether applying is to begin now.

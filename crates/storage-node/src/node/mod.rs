@@ -286,9 +286,6 @@ impl Node {
                 boot: self.identity.boot,
             }),
         ));
-        if matches!(speaker, Speaker::Gateway(_)) {
-            self.tell_credit(id);
-        }
         id
     }
 
@@ -394,7 +391,9 @@ impl Node {
         self.tick_scrub(now);
         self.tick_credit();
         self.fold()?;
-        self.gathering.tick(now);
+        if self.gathering.tick(now) {
+            self.engine.ask_filesystem();
+        }
         self.end_batch(now)?;
         self.checkpoint_by_age(now);
         Ok(())

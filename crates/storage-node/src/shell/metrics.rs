@@ -41,9 +41,12 @@ const COUNTERS: [(&str, &str, Read); 18] = [
 ];
 
 /// Gauges: name, help, and where the figure is.
-const GAUGES: [(&str, &str, Read); 6] = [
+const GAUGES: [(&str, &str, Read); 7] = [
     ("capacity_bytes", "The disk's capacity", |node| node.engine().space().capacity_bytes),
     ("used_bytes", "What of it is used", |node| node.engine().space().used_bytes),
+    ("filesystem_full", "1 while the filesystem lacks room for the disk's capacity", |node| {
+        u64::from(node.engine().space().filesystem_full)
+    }),
     ("replicas", "Replicas on the disk", |node| node.replica_counts().0 as u64),
     ("damaged_extents", "Damaged extents that are not repaired", |node| node.damaged_extents() as u64),
     ("scrub_lap_age_seconds", "Time since scrub last looked at everything, or since the start", |node| {
