@@ -6,62 +6,105 @@ use bytes::Bytes;
 use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
 use quoin_store::CheckpointJob;
 use quoin_types::{
-    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, ReplicaId, SegmentId, Seq, SessionId,
+    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, ReplicaId, SegmentId, Seq, SessionId, VolumeId,
 };
 use quoin_wire::{EpochStart, Message, Open, Point, Positions, Speaker, StartEpoch, Write};
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use support::node;
 
 const EXTENTS: u64 = 100;
 /// By then everything that gathers is applied.
 const LATER: Moment = Moment::from_nanos(1_000_000_000);
 
-/// A new gateway's credit.
-fn credit_of(node: &mut Node, gateway: u8) -> u64 {
-    let session = node.on_session(Speaker::Gateway(InstanceId([gateway; 16])));
-    let told = node.outputs().into_iter().filter_map(|output| match output {
-        Output::Send(to, Message::Positions(positions)) if to == session => Some(positions.credit),
-        _ => None,
-    });
-    told.last().expect("a new session is told its credit")
+/// Replicas of a segment each, which are to be created, or dropped.
+fn assign(node: &mut Node, wanted: Wanted, replicas: RangeInclusive<u64>, extents: u64) {
+    let assignment = |number: u64| Assignment {
+        replica: ReplicaId(number),
+        segment: SegmentId { volume: VolumeId(number), index: 0 },
+        generation: Generation(1),
+        segment_bytes: extents * EXTENT_BYTES,
+        wanted,
+        snapshots: KeptSnapshots::default(),
+    };
+    let assignments: Vec<Assignment> = replicas.map(assignment).collect();
+    node.on_assignments(&assignments, Moment::ZERO).unwrap();
+}
+
+fn gateway(node: &mut Node, number: u8) -> SessionId {
+    node.on_session(Speaker::Gateway(InstanceId([number; 16])))
+}
+
+/// A session opens a replica under an epoch. Gives what each session was told of its credit.
+fn open(node: &mut Node, session: SessionId, gateway: u8, replica: u64, epoch: u64) -> Vec<(SessionId, u64)> {
+    let open = Open {
+        replica: ReplicaId(replica),
+        segment: SegmentId { volume: VolumeId(replica), index: 0 },
+        epoch: Epoch(epoch),
+        generation: Generation(1),
+        instance: InstanceId([gateway; 16]),
+        void: None,
+    };
+    credits(&say(node, session, Message::Open(open)))
+}
+
+fn credits(heard: &Heard) -> Vec<(SessionId, u64)> {
+    heard.told.iter().map(|(session, positions)| (*session, positions.credit)).collect()
 }
 
 #[test]
 fn a_gateway_that_uses_nothing_leaves_some_for_others() {
     let mut node = node(EXTENTS);
-    let credits: Vec<u64> = (1..=4).map(|gateway| credit_of(&mut node, gateway)).collect();
-    assert_eq!(credits, [50, 25, 13, 6]);
+    assign(&mut node, Wanted::Created, 1..=5, EXTENTS);
+    let mut credit_of = |node: &mut Node, number: u8| {
+        let session = gateway(node, number);
+        assert_eq!(credits(&hear(node)), [], "before it opens something it needs none");
+        let told = open(node, session, number, number.into(), 1);
+        assert!(told.iter().all(|(to, _)| *to == session));
+        told.last().expect("it is told its credit").1
+    };
+    let all: Vec<u64> = (1..=4).map(|number| credit_of(&mut node, number)).collect();
+    assert_eq!(all, [50, 25, 13, 6]);
     for _ in 0..10 {
-        node.tick(Moment::ZERO).unwrap();
+        hear(&mut node);
     }
     assert!(credit_of(&mut node, 5) > 0, "ticks give nobody more than a half");
-    assert!(credits.iter().sum::<u64>() <= EXTENTS, "no more than there is");
+    assert!(all.iter().sum::<u64>() <= EXTENTS, "no more than there is");
+}
+
+/// A gateway may keep its session for ever, though others have its volumes now.
+#[test]
+fn a_session_that_has_lost_its_replicas_holds_no_credit() {
+    let mut node = node(EXTENTS);
+    assign(&mut node, Wanted::Created, 1..=2, EXTENTS);
+    let (former, next) = (gateway(&mut node, 1), gateway(&mut node, 2));
+    assert_eq!(open(&mut node, former, 1, 1, 1), [(former, 50)]);
+    assert_eq!(open(&mut node, former, 1, 2, 1), [(former, 50)]);
+    assert_eq!(open(&mut node, next, 2, 1, 2), [(next, 25)], "the former has one yet");
+    assert_eq!(open(&mut node, next, 2, 2, 2), [(former, 0), (next, 50)]);
+    assert_eq!(credits(&hear(&mut node)), []);
+    // Back again; and a replica that goes lets go of its session.
+    assert_eq!(open(&mut node, former, 1, 1, 3), [(former, 25)]);
+    assign(&mut node, Wanted::Dropped, 1..=1, EXTENTS);
+    assert_eq!(credits(&hear(&mut node)), [(former, 0)]);
 }
 
 /// A replica that a gateway has opened and started, and the session.
 fn with_replica(node: &mut Node, extents: u64) -> SessionId {
-    let (replica, segment, generation) = (ReplicaId(1), SegmentId::default(), Generation(1));
-    let assignment = Assignment {
-        replica,
-        segment,
-        generation,
-        segment_bytes: extents * EXTENT_BYTES,
-        wanted: Wanted::Created,
-        snapshots: KeptSnapshots::default(),
-    };
-    node.on_assignments(&[assignment], Moment::ZERO).unwrap();
-    let session = node.on_session(Speaker::Gateway(InstanceId([1; 16])));
-    let (epoch, instance) = (Epoch(1), InstanceId([1; 16]));
-    say(node, session, Message::Open(Open { replica, segment, epoch, generation, instance, void: None }));
+    assign(node, Wanted::Created, 1..=1, extents);
+    let session = gateway(node, 1);
+    open(node, session, 1, 1, 1);
+    let (replica, epoch) = (ReplicaId(1), Epoch(1));
     let history = vec![EpochStart { epoch, first: Seq(1) }];
     let start = StartEpoch { replica, epoch, history, expect: Point::default(), allow_mixed: false };
     say(node, session, Message::StartEpoch(start));
     session
 }
 
-/// What the gateway was told last, and the checkpoint that was asked for; everything else is done at once.
+/// What gateways were told, in order, and the checkpoint that was asked for; everything else is done at once.
 #[derive(Default)]
 struct Heard {
-    positions: Option<Positions>,
+    told: Vec<(SessionId, Positions)>,
     checkpoint: Option<CheckpointJob>,
 }
 
@@ -75,10 +118,10 @@ fn say(node: &mut Node, session: SessionId, message: Message) -> Heard {
 fn hear(node: &mut Node) -> Heard {
     node.tick(LATER).unwrap();
     let mut heard = Heard::default();
-    let mut outputs = node.outputs();
-    while let Some(output) = outputs.pop() {
+    let mut outputs = VecDeque::from(node.outputs());
+    while let Some(output) = outputs.pop_front() {
         match output {
-            Output::Send(_, Message::Positions(positions)) => heard.positions = Some(positions),
+            Output::Send(to, Message::Positions(positions)) => heard.told.push((to, positions)),
             Output::Place(job) => node.on_placed(job.run(), LATER).unwrap(),
             Output::Sync(job) => node.on_synced(job.run(), LATER).unwrap(),
             Output::Apply(job) => node.on_applied(job.run(), LATER).unwrap(),
@@ -108,14 +151,20 @@ fn what_a_checkpoint_gives_back_is_not_said_to_be_lacking() {
         let (replica, epoch, seq) = (ReplicaId(1), Epoch(1), Seq(seq));
         let write = Write { replica, epoch, seq, offset: 0, checksums, data };
         let heard = say(&mut node, session, Message::Write(write));
-        told = heard.positions.unwrap_or(told);
+        told = heard.told.last().map_or(told, |(_, positions)| positions.clone());
         checkpoint = checkpoint.or(heard.checkpoint);
         assert!(seq == Seq(1) || !told.full, "{seq}: one extent of {DISK} is in use");
     }
     let space = node.engine().space();
     assert!(space.freeing_bytes > space.capacity_bytes / 2, "{space:?}");
-    let checkpoint = checkpoint.expect("a checkpoint gives it back");
-    node.on_checkpointed(checkpoint.run(), LATER).unwrap();
-    let more = hear(&mut node).positions.expect("there is more credit");
-    assert!(more.credit > told.credit && node.engine().space().freeing_bytes < space.freeing_bytes);
+    let before = told.credit;
+    let mut next = Some(checkpoint.expect("a checkpoint gives it back"));
+    while let Some(checkpoint) = next {
+        node.on_checkpointed(checkpoint.run(), LATER).unwrap();
+        let heard = hear(&mut node);
+        told = heard.told.last().map_or(told, |(_, positions)| positions.clone());
+        next = heard.checkpoint;
+    }
+    assert!(told.credit > before + DISK / 4, "{} and {before}", told.credit);
+    assert_eq!(node.engine().space().freeing_bytes, 0);
 }

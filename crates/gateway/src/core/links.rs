@@ -102,11 +102,11 @@ impl LinkTable {
         self.cut(node, "it does not speak the protocol");
     }
 
-    /// Whether there is more credit than before.
+    /// Whether there is more credit than before. There is less where the node serves nothing of this gateway any more.
     pub(super) fn set_credit(&mut self, node: NodeId, granted: u64, full: bool) -> bool {
         let Some(link) = self.links.get_mut(&node) else { return false };
         let news = granted > link.granted || full != link.full;
-        link.granted = link.granted.max(granted);
+        link.granted = granted;
         link.full = full;
         news
     }

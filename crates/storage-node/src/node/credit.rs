@@ -21,11 +21,15 @@ pub(super) struct Session {
     touched: u64,
     /// Whether it was told that the disk is full.
     full: bool,
+    /// Whether it holds so little, for want of room, that a write may lack it.
+    is_short: bool,
+    /// How many replicas were opened by it last.
+    replicas: u64,
 }
 
 impl Session {
     pub(super) fn new(speaker: Speaker) -> Self {
-        Self { speaker, granted: 0, touched: 0, full: false }
+        Self { speaker, granted: 0, touched: 0, full: false, is_short: false, replicas: 0 }
     }
 
     /// A write has used credit.
@@ -35,6 +39,14 @@ impl Session {
 
     fn unused(&self) -> u64 {
         self.granted.saturating_sub(self.touched)
+    }
+
+    /// Takes back what it has not used. Tells whether that was something.
+    fn lapse(&mut self) -> bool {
+        let changes = self.unused() > 0 || self.full;
+        self.granted = self.granted.min(self.touched);
+        (self.full, self.is_short) = (false, false);
+        changes
     }
 }
 
@@ -49,17 +61,21 @@ impl Node {
         let comes_back = space.freeing_bytes > 0;
         self.wants_checkpoint = comes_back && room < space.capacity_bytes / EXTENT_BYTES / SCARCE;
         let Some(session) = self.sessions.get_mut(&id) else { return false };
+        if session.replicas == 0 {
+            return session.lapse();
+        }
         let missing = WINDOW_EXTENTS.saturating_sub(session.unused());
-        // Half of what there is for it and for new sessions: what one holds without using it, another cannot have, and a
-        // gateway that has lost its volume to another may keep its session, and its credit, for ever.
+        // Half of what there is for it and for new sessions: what one holds without using it, another cannot have.
         let share = (room + session.unused()).div_ceil(2).min(WINDOW_EXTENTS);
         let grant = share.saturating_sub(session.unused());
-        let full = grant < missing && session.unused() + grant < STEP_EXTENTS && !comes_back;
+        session.is_short = grant < missing && session.unused() + grant < STEP_EXTENTS;
+        let full = session.is_short && !comes_back;
         let worth_it = missing >= STEP_EXTENTS && grant > 0;
         if !worth_it && full == session.full {
             return false;
         }
-        session.granted += grant;
+        // A write may have been on its way when credit was taken back.
+        session.granted = session.granted.max(session.touched) + grant;
         session.full = full;
         true
     }
@@ -70,16 +86,44 @@ impl Node {
         self.send_positions(id, Vec::new());
     }
 
+    /// A session opens a replica that another one may have opened before. A gateway may keep a session for ever though it has
+    /// lost its volumes to others: a session that no replica listens to holds no credit. What is taken back cannot be missed:
+    /// before the gateway may write to a replica again it opens it, and hears of its credit before the answer.
+    pub(super) fn opened_by(&mut self, id: SessionId, former: Option<SessionId>) {
+        if former == Some(id) {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.replicas += 1;
+        }
+        self.leaves(former);
+        self.tell_credit(id);
+    }
+
+    /// A replica no longer listens to a session.
+    pub(super) fn leaves(&mut self, former: Option<SessionId>) {
+        let Some(former) = former else { return };
+        let Some(session) = self.sessions.get_mut(&former) else { return };
+        session.replicas -= 1;
+        if session.replicas == 0 {
+            self.tell_credit(former);
+        }
+    }
+
     /// Space may have come back: sessions that wait for it are told.
     pub(super) fn tick_credit(&mut self) {
         let gateways =
             self.sessions.iter().filter(|(_, session)| matches!(session.speaker, Speaker::Gateway(_)));
         let ids: Vec<SessionId> = gateways.map(|(id, _)| *id).collect();
+        let mut wants_checkpoint = false;
         for id in ids {
             if self.grant(id) {
                 self.send_positions(id, Vec::new());
             }
+            wants_checkpoint |= self.wants_checkpoint || self.sessions.get(&id).is_some_and(|held| held.is_short);
         }
+        // Whoever is short and is not told that the disk is full waits for what a checkpoint gives back.
+        self.wants_checkpoint = wants_checkpoint && self.engine.space().freeing_bytes > 0;
     }
 
     /// Tells each session how far its replicas are, in one message.

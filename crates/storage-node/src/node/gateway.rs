@@ -74,10 +74,14 @@ impl Node {
         let result = match self.replicas.get_mut(&id) {
             // C2: an empty or wiped disk never answers for a replica that it no longer has.
             None => Err(Refusal::UnknownReplica),
-            Some(replica) => replica.open(session, open),
+            Some(replica) => {
+                let former = replica.session();
+                replica.open(session, open).map(|persist| (persist, former))
+            }
         };
         match result {
-            Ok(persist) => {
+            Ok((persist, former)) => {
+                self.opened_by(session, former);
                 // Whoever pulled for the former session, or epoch, is no longer wanted.
                 self.drop_pull(id);
                 let lsn = self.persist(id, &persist)?;

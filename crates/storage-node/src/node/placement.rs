@@ -107,7 +107,8 @@ impl Node {
 
     fn remove(&mut self, id: ReplicaId) -> Result<(), Fatal> {
         self.drop_pull(id);
-        self.replicas.remove(&id);
+        let former = self.replicas.remove(&id).and_then(|replica| replica.session());
+        self.leaves(former);
         self.damages.forget(id);
         self.kept.remove(&id);
         let lsn = self.engine.drop_replica(id)?;

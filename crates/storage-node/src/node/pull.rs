@@ -187,11 +187,18 @@ impl Node {
         };
         match outcome {
             Ok(Some(Some(extent))) => {
-                let replica = pull.replica;
+                let (replica, index) = (pull.replica, extent.extent);
                 if let Err(error) = self.store(replica, extent) {
                     let refusal = refusal_or_fatal(error)?;
-                    self.fail_pull(id, refusal);
-                    return Ok(());
+                    match self.pulls.pulls.get_mut(&id).map(|pull| &mut pull.work) {
+                        Some(Work::Resync(puller)) if refusal == Refusal::NoSpace => {
+                            puller.had_no_room_for(index);
+                        }
+                        _ => {
+                            self.fail_pull(id, refusal);
+                            return Ok(());
+                        }
+                    }
                 }
             }
             Ok(Some(None)) => {}
@@ -329,6 +336,10 @@ impl Node {
             }
             if !pull.connected || now < pull.resume_at || self.pulls.allowance < EXTENT_BYTES {
                 break;
+            }
+            if puller.lacks_room() {
+                self.fail_pull(id, Refusal::NoSpace);
+                return Ok(());
             }
             let Some(message) = puller.next_request(WINDOW) else { break };
             self.pulls.take();
