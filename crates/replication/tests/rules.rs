@@ -521,6 +521,14 @@ fn puller(order: Resync, since: u64, extents: u64) -> Puller {
     puller
 }
 
+/// A peer's answer: the extent is all zeros, and of its present position.
+fn trimmed(extent: u32, position: u64) -> FetchReply {
+    let (position, data) = (Seq(position), Bytes::new());
+    let fetched =
+        FetchedExtent { position, version: position, zero_mask: u16::MAX, checksums: [0; 16], data };
+    FetchReply { replica: ReplicaId(1), extent: ExtentIndex(extent), result: Ok(fetched) }
+}
+
 #[test]
 fn s2_complete_at_the_highest_stated_position() {
     let mut puller = puller(resync(2, 3, 6), 3, 10);
@@ -528,12 +536,31 @@ fn s2_complete_at_the_highest_stated_position() {
     assert!(puller.next_request(1).is_some());
     puller.on_list(ListReply { replica, result: Ok((Seq(6), vec![ExtentIndex(2)])) }).unwrap();
     assert!(puller.next_request(1).is_some());
-    let (position, version, data) = (Seq(9), Seq(9), Bytes::new());
-    let fetched = FetchedExtent { position, version, zero_mask: u16::MAX, checksums: [0; 16], data };
-    let reply = FetchReply { replica, extent: ExtentIndex(2), result: Ok(fetched) };
+    let reply = trimmed(2, 9);
     assert!(puller.on_fetch(reply).unwrap().is_some());
     assert!(puller.is_drained() && !puller.is_complete(Seq(8)), "what was pulled is from its future");
     assert!(puller.is_complete(Seq(9)));
+}
+
+/// A full disk: what was trimmed on the peer comes behind, and makes room for the next pull.
+#[test]
+fn what_there_is_no_room_for_keeps_nothing_else_from_being_pulled() {
+    let mut puller = puller(resync(2, 3, 6), 3, 10);
+    assert!(puller.next_request(1).is_some());
+    let listed = vec![ExtentIndex(2), ExtentIndex(5)];
+    puller.on_list(ListReply { replica: ReplicaId(1), result: Ok((Seq(6), listed)) }).unwrap();
+    for extent in [2, 5] {
+        let asked = puller.next_request(1);
+        assert!(matches!(asked, Some(Message::Fetch(fetch)) if fetch.extent == ExtentIndex(extent)));
+        assert!(!puller.lacks_room());
+        assert!(puller.on_fetch(trimmed(extent, 6)).unwrap().is_some());
+        if extent == 2 {
+            puller.had_no_room_for(ExtentIndex(extent));
+        }
+    }
+    assert!(puller.next_request(1).is_none() && puller.lacks_room());
+    assert!(!puller.is_drained() && !puller.is_complete(Seq(9)), "one is lacking");
+    assert_eq!(puller.progress_bytes(), (EXTENT_BYTES, 2 * EXTENT_BYTES));
 }
 
 #[test]
@@ -753,26 +780,129 @@ fn a_read_in_order_stays_behind_the_changes_before_it() {
     assert!(zero.is_some() && read > zero, "{sent:?}");
 }
 
+fn write_data(segment: &mut Segment, links: &mut Sent, token: u64, extents: usize) {
+    let (data, offset) = (Bytes::from(vec![1; extents * EXTENT_BYTES as usize]), 0);
+    let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
+    segment.submit(Token(token), Request::Replicate { operation, durable: false }, at(2), links);
+}
+
+/// As above, and a voter was not even sent the earlier write: it has no room for it now.
+#[test]
+fn a_read_in_order_asks_nobody_who_was_not_sent_the_changes_before_it() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    segment.set_local(NodeId(2), true);
+    links.granted.insert(NodeId(2), 0);
+    write_data(&mut segment, links, 1, 1);
+    let readers = |links: &Sent| -> Vec<NodeId> {
+        let is_read = |(_, message): &&(NodeId, Message)| matches!(message, Message::Read(_));
+        links.messages.iter().filter(is_read).map(|(node, _)| *node).collect()
+    };
+    segment.submit(Token(2), Request::Read { offset: 0, length: 4096, in_order: false }, at(2), links);
+    assert_eq!(readers(links), [NodeId(2)], "what nobody was told of need not be seen");
+    segment.submit(Token(3), Request::Read { offset: 0, length: 4096, in_order: true }, at(2), links);
+    assert_ne!(readers(links)[1], NodeId(2));
+    // It stays so when it is asked of another, and when it has to wait.
+    segment.session_down(NodeId(0), at(3), links);
+    segment.session_down(NodeId(1), at(3), links);
+    assert!(readers(links)[2..].iter().all(|node| *node != NodeId(2)), "{:?}", readers(links));
+    let before = readers(links).len();
+    links.granted.clear();
+    segment.on_credit(NodeId(2), at(4), links);
+    segment.tick(at(5), links);
+    assert_eq!(readers(links)[before..], [NodeId(2)]);
+}
+
+/// A replica that has no room is lagging. It does not wait in the stream, for what gives room back may be behind what it
+/// cannot take: it pulls.
 #[test]
 fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     let links = &mut Sent::default();
     let mut segment = running(links, 1);
     links.full = vec![NodeId(2)];
-    let (data, offset) = (Bytes::from(vec![1; 4096]), 0);
-    let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
-    segment.submit(Token(1), Request::Replicate { operation, durable: false }, at(2), links);
+    write_data(&mut segment, links, 1, 1);
     position(&mut segment, links, 0, 1, 1);
     position(&mut segment, links, 1, 1, 1);
     assert_eq!(segment.completions().collect::<Vec<_>>(), [Completion::Done(Token(1))]);
     let health = |segment: &Segment| segment.status()[2].health.clone();
     segment.tick(at(3), links);
     assert_eq!(health(&segment), VoterHealth::InSync, "credit may be on its way");
-    segment.tick(at(4) + Timing::default().unanswered_max, links);
+    links.messages.clear();
+    let limit = Timing::default().unanswered_max;
+    segment.tick(at(4) + limit, links);
     assert!(matches!(health(&segment), VoterHealth::CatchingUp { .. }), "{:?}", health(&segment));
-    links.full.clear();
-    segment.on_credit(NodeId(2), at(1500), links);
-    segment.tick(at(1501), links);
-    assert_eq!(health(&segment), VoterHealth::InSync);
+    assert!(matches!(links.messages.as_slice(), [(NodeId(2), Message::Open(_))]), "{:?}", links.messages);
+    opened(&mut segment, links, 1, 2, report(&[(1, 1)], 0));
+    let resyncs = |links: &Sent| -> Vec<ResyncMode> {
+        let mode = |(_, message): &(NodeId, Message)| match message {
+            Message::Resync(order) => Some(order.mode),
+            _ => None,
+        };
+        links.messages.iter().filter_map(mode).collect()
+    };
+    assert_eq!(resyncs(links), [ResyncMode::Round], "the stream would be where it was");
+    // Each time that there is no room for all, the next pull waits longer.
+    let mut now = at(5) + limit;
+    for doublings in 0..3 {
+        let state = ResyncState::Failed(Refusal::NoSpace);
+        let report =
+            ResyncReport { replica: ReplicaId(2), epoch: Epoch(1), done_bytes: 0, total_bytes: 0, state };
+        segment.on_resync_report(&report, now, links);
+        links.messages.clear();
+        let pause = Timing::default().retry * (1 << doublings);
+        segment.tick(now + pause - Duration::from_millis(1), links);
+        assert_eq!(links.messages.len(), 0, "{doublings}");
+        now = now + pause;
+        segment.tick(now, links);
+        let mixed = ReplicaReport { mixed: true, ..self::report(&[(1, 1)], 0) };
+        opened(&mut segment, links, 1, 2, mixed);
+        assert_eq!(resyncs(links).len(), 1);
+    }
+}
+
+/// Without it nothing would be acknowledged: it is given more time before it is taken out of the stream.
+#[test]
+fn w5_a_replica_without_room_that_writes_cannot_do_without_is_given_time() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    write_data(&mut segment, links, 1, 1);
+    (0..2).for_each(|replica| position(&mut segment, links, replica, 1, 0));
+    links.granted = [(NodeId(1), 0), (NodeId(2), 0)].into();
+    segment.session_up(NodeId(1), at(3), links);
+    segment.session_up(NodeId(2), at(3), links);
+    (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
+    let rounds = |links: &Sent| {
+        links.messages.iter().filter(|(_, message)| matches!(message, Message::Resync(_))).count()
+    };
+    let limit = Timing::default().unanswered_max;
+    segment.tick(at(5) + limit * 2, links);
+    (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
+    assert_eq!(rounds(links), 0);
+    let late = at(5) + limit * 6;
+    (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), late, late, links));
+    segment.tick(late, links);
+    (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
+    assert_eq!(rounds(links), 2);
+}
+
+/// Credit that an earlier write waits for is not there for a later one, though that one is smaller.
+#[test]
+fn w5_what_a_replica_was_not_sent_yet_uses_its_credit_first() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    links.granted = [(NodeId(1), 1), (NodeId(2), 2)].into();
+    write_data(&mut segment, links, 1, 2);
+    write_data(&mut segment, links, 2, 1);
+    let sent_to = |links: &Sent, node: u64| {
+        let is_write = |(to, message): &&(NodeId, Message)| {
+            *to == NodeId(node) && matches!(message, Message::Write(_))
+        };
+        links.messages.iter().filter(is_write).count()
+    };
+    assert_eq!([0, 1, 2].map(|node| sent_to(links, node)), [1, 0, 1], "the second one is given no seq");
+    links.granted = [(NodeId(1), 3)].into();
+    segment.on_credit(NodeId(1), at(3), links);
+    assert_eq!([0, 1, 2].map(|node| sent_to(links, node)), [2, 2, 2]);
 }
 
 /// Answers that are on their way may bring credit back: a burst of writes is no lack of space.
@@ -780,14 +910,9 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
 fn w5_lack_of_space_is_decided_when_nothing_is_under_way() {
     let links = &mut Sent::default();
     let mut segment = running(links, 1);
-    let write = |segment: &mut Segment, token: u64, links: &mut Sent| {
-        let (data, offset) = (Bytes::from(vec![1; 4096]), 0);
-        let operation = Operation::Write { offset, checksums: block_checksums(&data), data };
-        segment.submit(Token(token), Request::Replicate { operation, durable: false }, at(2), links);
-    };
-    write(&mut segment, 1, links);
+    write_data(&mut segment, links, 1, 1);
     links.full = (0..3).map(NodeId).collect();
-    write(&mut segment, 2, links);
+    write_data(&mut segment, links, 2, 1);
     position(&mut segment, links, 0, 1, 1);
     assert_eq!(segment.completions().count(), 0, "two of three have not answered");
     position(&mut segment, links, 1, 1, 1);

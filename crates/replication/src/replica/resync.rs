@@ -96,6 +96,8 @@ pub struct Puller {
     fetch_from: u32,
     in_flight: HashMap<ExtentIndex, ()>,
     again: Vec<ExtentIndex>,
+    /// There was no room for these.
+    homeless: Vec<ExtentIndex>,
     /// The position at which the peer told its snapshots last, and the highest that it stated (rule S2).
     snapshots_at: Seq,
     highest_stated: Seq,
@@ -125,6 +127,7 @@ impl Puller {
             fetch_from: 0,
             in_flight: HashMap::default(),
             again: Vec::new(),
+            homeless: Vec::new(),
             snapshots_at: Seq::ZERO,
             highest_stated: Seq::ZERO,
             live: HashMap::default(),
@@ -301,6 +304,19 @@ impl Puller {
         }))
     }
 
+    /// There is no room for an extent that was fetched. The others are pulled all the same: some of them may be trimmed on the
+    /// peer, and give back what this one needs.
+    pub fn had_no_room_for(&mut self, extent: ExtentIndex) {
+        self.pulled -= 1;
+        self.homeless.push(extent);
+    }
+
+    /// Whether nothing is left but extents for which there was no room. What the others gave back can be used after a
+    /// checkpoint, by the next pull.
+    pub fn lacks_room(&self) -> bool {
+        !self.homeless.is_empty() && self.has_asked_for_all()
+    }
+
     /// A live write was appended: its blocks are newer than anything pulled from now on (rule S1).
     ///
     /// # Errors
@@ -326,6 +342,11 @@ impl Puller {
 
     /// Whether everything listed has been pulled.
     pub fn is_drained(&self) -> bool {
+        self.homeless.is_empty() && self.has_asked_for_all()
+    }
+
+    /// Whether everything listed was asked for, and answered.
+    fn has_asked_for_all(&self) -> bool {
         self.step == Step::Extents
             && self.list_from.is_none()
             && self.in_flight.is_empty()

@@ -106,6 +106,7 @@ impl Segment {
 
     /// A voter became live.
     pub(super) fn went_live(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        self.voters[index].lacked_room = 0;
         self.pump(index, now, links);
         self.run_if_started();
         for other in 0..self.voters.len() {

@@ -1,6 +1,6 @@
 //! Bringing voters back while the segment is served (rules W2, S1–S4).
 
-use super::voter::{Progress, Stage};
+use super::voter::{Progress, Stage, Voter};
 use super::{Links, Phase, Segment};
 use crate::history::common_point;
 use quoin_types::{Moment, Seq};
@@ -8,6 +8,9 @@ use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState
 
 /// Opening and starting wait for the disk's sync, which may take longer than an answer on the I/O path.
 const PATIENCE: u32 = 5;
+
+/// How often the pause before the next pull is doubled while there is no room.
+const LACKED_ROOM_MAX: u32 = 6;
 
 impl Segment {
     /// A resync goes on, is complete, or broke.
@@ -38,7 +41,11 @@ impl Segment {
                     self.voters[index].damaged_source = Some(self.voters[index].source);
                 }
                 self.voters[index].resync_broke();
-                self.rest(index, now);
+                if state == ResyncState::Failed(Refusal::NoSpace) {
+                    self.rest_for_room(index, now);
+                } else {
+                    self.rest(index, now);
+                }
                 // Perhaps the authority no longer answers: ask all anew, and decide among those that do.
                 if let Some(authority) = self.authority().filter(|_| !own_fault) {
                     if state == ResyncState::Failed(Refusal::PeerDamaged) {
@@ -48,6 +55,14 @@ impl Segment {
                 }
             }
         }
+    }
+
+    /// The pull has brought what there was room for. The next one waits, each time longer, for room to come back.
+    fn rest_for_room(&mut self, index: usize, now: Moment) {
+        let voter = &mut self.voters[index];
+        let pause = self.config.timing.retry * (1 << voter.lacked_room);
+        voter.lacked_room = (voter.lacked_room + 1).min(LACKED_ROOM_MAX);
+        voter.stage = Stage::Resting(now + pause);
     }
 
     /// Decides for a voter that has told what it has, once the epoch's start is decided.
@@ -91,6 +106,11 @@ impl Segment {
     /// extent was. The voter lags, and a resync replaces the entry. A round comes first, for the joined stream would
     /// bring the very same write; and it is begun at once, since re-sending would meet the damage again.
     pub(super) fn damaged_under_a_write(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        self.leaves_the_stream(index, now, links);
+    }
+
+    /// A voter lags, and a resync begins at once: a round without the live stream.
+    fn leaves_the_stream(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let voter = &mut self.voters[index];
         voter.lost_session();
         voter.must_pull = true;
@@ -100,18 +120,29 @@ impl Segment {
         self.open(index, now, links);
     }
 
+    /// W5: a voter that has no room for what it is to be sent is lagging. Behind what it cannot take may be what gives room
+    /// back, and the stream has an order: a pull has none. Where writes cannot do without it, it is given more time.
+    fn tick_starved(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+        let limit = self.config.timing.unanswered_max;
+        let Some(since) = self.voters[index].starved_since else {
+            self.voters[index].is_starved = false;
+            return;
+        };
+        let replica = self.voters[index].config.replica;
+        let takes = |voter: &Voter| {
+            voter.is_live() && voter.starved_since.is_none() && voter.config.replica != replica
+        };
+        let patience = if self.is_majority(takes) { limit } else { limit * PATIENCE };
+        self.voters[index].is_starved = now.since(since) > limit;
+        if now.since(since) > patience && self.source_for(index).is_some() {
+            self.leaves_the_stream(index, now, links);
+        }
+    }
+
     /// The gap is too old, or the states diverged: pull from a live peer.
     fn pull(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let (Some(base), Some(report)) = (&self.base, self.voters[index].report()) else { return };
-        // What only a snapshot keeps is not repaired: the same source would fail the same way.
-        let damaged = self.voters[index].damaged_source;
-        let source = self
-            .voters
-            .iter()
-            .enumerate()
-            .filter(|(other, voter)| *other != index && voter.is_live())
-            .max_by_key(|(_, voter)| (Some(voter.config.replica) != damaged, voter.accepted));
-        let Some((_, source)) = source else { return };
+        let Some(source) = self.source_for(index) else { return };
         let mode = if self.voters[index].round_due { ResyncMode::Round } else { ResyncMode::Join };
         let order = Resync {
             replica: self.voters[index].config.replica,
@@ -126,6 +157,16 @@ impl Segment {
         self.statistics.resyncs += 1;
         let stage = if mode == ResyncMode::Join { Stage::Joining } else { Stage::Pulling };
         self.order_resync(index, order, stage, now, links);
+    }
+
+    /// The live voter that another one best pulls from.
+    fn source_for(&self, index: usize) -> Option<&Voter> {
+        // What only a snapshot keeps is not repaired: the same source would fail the same way.
+        let damaged = self.voters[index].damaged_source;
+        let others = self.voters.iter().enumerate().filter(|(other, voter)| *other != index && voter.is_live());
+        others
+            .map(|(_, voter)| voter)
+            .max_by_key(|voter| (Some(voter.config.replica) != damaged, voter.accepted))
     }
 
     pub(super) fn order_resync(
@@ -181,8 +222,7 @@ impl Segment {
                 }
                 Stage::Live | Stage::Joining => {
                     self.pump(index, now, links);
-                    let voter = &mut self.voters[index];
-                    voter.is_starved = voter.starved_since.is_some_and(|since| now.since(since) > limit);
+                    self.tick_starved(index, now, links);
                 }
                 Stage::Resting(until) if now >= until => self.open(index, now, links),
                 Stage::Opened(_) if matches!(self.phase, Phase::Starting | Phase::Running) => {

@@ -86,14 +86,24 @@ impl Operation {
 pub(crate) struct Log {
     /// The seq of the front entry, or of the next one when empty.
     floor: Seq,
-    entries: VecDeque<Operation>,
+    entries: VecDeque<Entry>,
     bytes: usize,
+    /// W5: what all entries there ever were cost in credit.
+    credit: u64,
+}
+
+/// A retained write.
+#[derive(Clone, Debug)]
+struct Entry {
+    operation: Operation,
+    /// What it and all before it cost in credit.
+    credit: u64,
 }
 
 impl Log {
     /// Empty; the first write will be `next`.
     pub(crate) fn new(next: Seq) -> Self {
-        Self { floor: next, entries: VecDeque::new(), bytes: 0 }
+        Self { floor: next, entries: VecDeque::new(), bytes: 0, credit: 0 }
     }
 
     /// The lowest seq that can be re-sent.
@@ -118,18 +128,30 @@ impl Log {
     pub(crate) fn push(&mut self, operation: Operation) -> Seq {
         let seq = self.next();
         self.bytes += operation.memory_bytes();
-        self.entries.push_back(operation);
+        self.credit += operation.extents_touched();
+        self.entries.push_back(Entry { operation, credit: self.credit });
         seq
     }
 
     pub(crate) fn get(&self, seq: Seq) -> Option<&Operation> {
+        self.entry(seq).map(|entry| &entry.operation)
+    }
+
+    fn entry(&self, seq: Seq) -> Option<&Entry> {
         let index = seq.0.checked_sub(self.floor.0)?;
         self.entries.get(index as usize)
     }
 
+    /// W5: what the writes after one cost in credit, in extents; of those that are retained.
+    pub(crate) fn credit_after(&self, seq: Seq) -> u64 {
+        let before = |entry: &Entry| entry.credit - entry.operation.extents_touched();
+        let from = seq.next().max(self.floor);
+        self.entry(from).map_or(0, |entry| self.credit - before(entry))
+    }
+
     /// Drops the front entry.
     pub(crate) fn drop_front(&mut self) {
-        if let Some(operation) = self.entries.pop_front() {
+        if let Some(Entry { operation, .. }) = self.entries.pop_front() {
             self.bytes -= operation.memory_bytes();
             self.floor = self.floor.next();
         }
@@ -138,8 +160,8 @@ impl Log {
     /// The highest seq above `committed` that covers any byte of the range (rule R1).
     pub(crate) fn last_overlapping(&self, committed: Seq, offset: u64, length: u64) -> Option<Seq> {
         let skip = (committed.next().0.saturating_sub(self.floor.0)) as usize;
-        let position =
-            self.entries.iter().skip(skip).rposition(|operation| operation.overlaps(offset, length))?;
+        let overlaps = |entry: &Entry| entry.operation.overlaps(offset, length);
+        let position = self.entries.iter().skip(skip).rposition(overlaps)?;
         Some(Seq(self.floor.0 + (skip + position) as u64))
     }
 }
@@ -180,6 +202,20 @@ mod tests {
         log.push(zero(0, 4096));
         log.push(snapshot);
         assert_eq!(log.last_overlapping(Seq(9), 0, 4096), Some(Seq(10)));
+    }
+
+    #[test]
+    fn credit_is_counted_from_any_place() {
+        let mut log = Log::new(Seq(10));
+        for blocks in [1, 32] {
+            let (checksums, data) = (vec![0; blocks], Bytes::from(vec![0; blocks * 4096]));
+            log.push(Operation::Write { offset: 0, checksums, data });
+            log.push(zero(0, 4096));
+        }
+        let after = [9, 10, 11, 12, 13, 14].map(|seq| log.credit_after(Seq(seq)));
+        assert_eq!(after, [3, 2, 2, 0, 0, 0]);
+        log.drop_front();
+        assert_eq!((log.credit_after(Seq(2)), log.credit_after(Seq(10)), log.credit_after(Seq(12))), (2, 2, 0));
     }
 
     #[test]

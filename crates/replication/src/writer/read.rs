@@ -2,7 +2,7 @@
 
 use super::voter::Stage;
 use super::{Completion, Failure, Links, Request, Segment, Token};
-use quoin_types::{BLOCK_BYTES, Epoch, Moment, ReplicaId, SnapshotId};
+use quoin_types::{BLOCK_BYTES, Epoch, Moment, ReplicaId, Seq, SnapshotId};
 use quoin_wire::{
     BlockStatus, BlockStatusReply, Damaged, Message, Read, ReadReply, ReadResult, Refusal, Repair,
 };
@@ -20,6 +20,8 @@ pub(super) struct WaitingRead {
     offset: u64,
     length: u64,
     what: What,
+    /// It must see this write, answered or not.
+    covers: Seq,
     /// When it first found all its copies damaged.
     damaged_since: Option<Moment>,
 }
@@ -61,11 +63,18 @@ enum Outcome {
 
 impl WaitingRead {
     pub(super) fn data(token: Token, offset: u64, length: u32) -> Self {
-        Self { token, offset, length: u64::from(length), what: What::Data, damaged_since: None }
+        let (length, covers) = (u64::from(length), Seq::ZERO);
+        Self { token, offset, length, what: What::Data, covers, damaged_since: None }
+    }
+
+    /// Data that is to be changed: every write before it must be seen.
+    pub(super) fn in_order(token: Token, offset: u64, length: u32, last: Seq) -> Self {
+        Self { covers: last, ..Self::data(token, offset, length) }
     }
 
     pub(super) fn status(token: Token, offset: u64, length: u64, since: Option<SnapshotId>) -> Self {
-        Self { token, offset, length, what: What::Status { since }, damaged_since: None }
+        let what = What::Status { since };
+        Self { token, offset, length, what, covers: Seq::ZERO, damaged_since: None }
     }
 
     /// If the request does not have to wait for changes that were submitted before it.
@@ -318,12 +327,12 @@ impl Segment {
     /// than another: reads that go one way travel in batches.
     fn ask(&mut self, id: u64, now: Moment, links: &mut dyn Links) -> bool {
         let Some(read) = self.reads.get_mut(&id) else { return false };
-        let committed = self.committed;
-        // R0: it must have been sent, in this session, everything that was acknowledged.
+        // R0: it must have been sent, in this session, everything that was acknowledged, and what the read is ordered behind.
+        let needed = self.committed.max(read.read.covers);
         let may_serve = |voter: &&super::Voter| {
             voter.is_live()
                 && voter.role().votes()
-                && voter.sent >= committed
+                && voter.sent >= needed
                 && read.attempts.iter().all(|attempt| attempt.voter != voter.config.replica)
         };
         let candidates = || self.voters.iter().filter(may_serve);

@@ -120,6 +120,8 @@ pub(crate) struct Voter {
     pub(crate) starved_since: Option<Moment>,
     /// It has had no room for so long that it is lagging, though it is there.
     pub(crate) is_starved: bool,
+    /// How many pulls in a row found no room for all there was, up to a bound.
+    pub(crate) lacked_room: u32,
     pub(crate) asked_at: Moment,
     pub(crate) progress: Progress,
     /// Whether it is on this machine.
@@ -176,6 +178,7 @@ impl Voter {
             unfit: false,
             starved_since: None,
             is_starved: false,
+            lacked_room: 0,
             asked_at: Moment::ZERO,
             progress: Progress::default(),
             local: false,

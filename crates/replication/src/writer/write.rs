@@ -63,7 +63,8 @@ impl Segment {
                 None
             }
             Request::Read { offset, length, .. } => {
-                let started = self.start_read(&WaitingRead::data(token, offset, length), now, links);
+                let read = WaitingRead::in_order(token, offset, length, self.log.last());
+                let started = self.start_read(&read, now, links);
                 (!started).then_some(request)
             }
             Request::Status { offset, length, since } => {
@@ -79,7 +80,10 @@ impl Segment {
             return Credit::Later;
         }
         let extents = operation.extents_touched();
-        let credit = |voter: &super::Voter| links.credit(voter.config.node, extents);
+        // What it has not been sent yet comes before it.
+        let credit = |voter: &super::Voter| {
+            links.credit(voter.config.node, self.log.credit_after(voter.sent) + extents)
+        };
         if self.is_majority(|voter| voter.is_live() && credit(voter) == Credit::Enough) {
             Credit::Enough
         } else if self.is_majority(|voter| {

@@ -4,13 +4,16 @@ use quoin_replication::Timing;
 use quoin_replication::writer::{Credit, Links, SegmentConfig, VoterConfig};
 use quoin_types::*;
 use quoin_wire::{EpochStart, Message, ReplicaReport};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a segment has sent, in order, and which nodes have no room.
+/// What a segment has sent, in order, which nodes have no room, and what others have granted, in extents; the rest have granted
+/// more than is asked for.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) messages: Vec<(NodeId, Message)>,
     pub(crate) full: Vec<NodeId>,
+    pub(crate) granted: BTreeMap<NodeId, u64>,
 }
 
 impl Links for Sent {
@@ -18,9 +21,17 @@ impl Links for Sent {
         self.messages.push((node, message));
     }
     fn credit(&self, node: NodeId, extents: u64) -> Credit {
-        if extents > 0 && self.full.contains(&node) { Credit::Full } else { Credit::Enough }
+        if extents > 0 && self.full.contains(&node) {
+            Credit::Full
+        } else if self.granted.get(&node).is_some_and(|granted| *granted < extents) {
+            Credit::Later
+        } else {
+            Credit::Enough
+        }
     }
-    fn spend(&mut self, _node: NodeId, _extents: u64) {}
+    fn spend(&mut self, node: NodeId, extents: u64) {
+        self.granted.entry(node).and_modify(|granted| *granted -= extents);
+    }
     fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
 }
 

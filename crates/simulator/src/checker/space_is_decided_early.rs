@@ -7,7 +7,7 @@ use super::Observer;
 pub(crate) struct Refused<'a> {
     /// It asked for something that may take space.
     pub(crate) may_take_space: bool,
-    /// Space may be lacking: more is wanted in this run than there is, or gateways that are gone hold credit on a small disk.
+    /// Space may be lacking: more is wanted in this run than there is.
     pub(crate) may_lack: bool,
     /// Registers with what it would have written, if that is one write.
     pub(crate) values: &'a [(u64, u64)],

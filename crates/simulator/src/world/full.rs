@@ -25,7 +25,7 @@ impl World {
         let is_one = pending.command == Command::Write && self.is_in_one_segment(pending);
         let result = checker::space_is_decided_early::refused(&checker::Refused {
             may_take_space: matches!(pending.command, Command::Write | Command::WriteZeroes | Command::Trim),
-            may_lack: !self.setup.troubles_one,
+            may_lack: self.setup.fills,
             values: if is_one { &pending.values } else { &[] },
             observer: &self.observer,
         });
