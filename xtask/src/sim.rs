@@ -3,7 +3,7 @@
 use crate::workspace;
 
 /// Seeds that nobody has tried, each time everything is tested.
-const FRESH_SEEDS: [(&str, &str); 12] = [
+const FRESH_SEEDS: [(&str, &str); 13] = [
     ("default", "700"),
     ("moments", "300"),
     ("power", "200"),
@@ -15,6 +15,7 @@ const FRESH_SEEDS: [(&str, &str); 12] = [
     ("tails", "100"),
     ("rollbacks", "100"),
     ("snapshots", "100"),
+    ("full", "100"),
     ("trouble", "100"),
 ];
 

@@ -894,9 +894,8 @@ fn w5_what_a_replica_was_not_sent_yet_uses_its_credit_first() {
     write_data(&mut segment, links, 1, 2);
     write_data(&mut segment, links, 2, 1);
     let sent_to = |links: &Sent, node: u64| {
-        let is_write = |(to, message): &&(NodeId, Message)| {
-            *to == NodeId(node) && matches!(message, Message::Write(_))
-        };
+        let is_write =
+            |(to, message): &&(NodeId, Message)| *to == NodeId(node) && matches!(message, Message::Write(_));
         links.messages.iter().filter(is_write).count()
     };
     assert_eq!([0, 1, 2].map(|node| sent_to(links, node)), [1, 0, 1], "the second one is given no seq");

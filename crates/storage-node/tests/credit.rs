@@ -56,7 +56,7 @@ fn credits(heard: &Heard) -> Vec<(SessionId, u64)> {
 fn a_gateway_that_uses_nothing_leaves_some_for_others() {
     let mut node = node(EXTENTS);
     assign(&mut node, Wanted::Created, 1..=5, EXTENTS);
-    let mut credit_of = |node: &mut Node, number: u8| {
+    let credit_of = |node: &mut Node, number: u8| {
         let session = gateway(node, number);
         assert_eq!(credits(&hear(node)), [], "before it opens something it needs none");
         let told = open(node, session, number, number.into(), 1);

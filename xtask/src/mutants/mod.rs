@@ -1,6 +1,6 @@
 //! `cargo xtask mutants`: the simulator must find deliberate bugs.
 //!
-//! `crates/simulator/mutants.toml` says what each of them replaces. All replacements are applied at once to a copy of the
+//! `crates/simulator/mutants/` says what each of them replaces. All replacements are applied at once to a copy of the
 //! sources, as switches: the simulator is built once, and an environment variable tells it which bug it has. First the
 //! copy runs with none, and must find nothing; then with each, until a seed fails.
 

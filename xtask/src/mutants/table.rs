@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 /// Where the table is.
-const TABLE: &str = "crates/simulator/mutants.toml";
+const FOLDER: &str = "crates/simulator/mutants";
+/// Its parts.
+const PARTS: [&str; 6] = ["stream", "attach", "resync", "configuration", "snapshots", "disk"];
 /// What stands in a new text for "this mutant is switched on".
 const SWITCH: &str = "MUTANT";
 
@@ -49,8 +51,14 @@ fn default_scenario() -> String {
 impl Table {
     /// Reads it.
     pub(super) fn read(root: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(root.join(TABLE)).map_err(|error| format!("{TABLE}: {error}"))?;
-        toml::from_str(&text).map_err(|error| format!("{TABLE}: {error}"))
+        let mut mutants = Vec::new();
+        for part in PARTS {
+            let file = format!("{FOLDER}/{part}.toml");
+            let text = fs::read_to_string(root.join(&file)).map_err(|error| format!("{file}: {error}"))?;
+            let part: Self = toml::from_str(&text).map_err(|error| format!("{file}: {error}"))?;
+            mutants.extend(part.mutants);
+        }
+        Ok(Self { mutants })
     }
 
     /// The changed files, by name, with every mutant in them as a switch. `Err` lists the edits that no longer fit.
@@ -60,7 +68,7 @@ impl Table {
         for mutant in &self.mutants {
             for edit in &mutant.edits {
                 if let Err(problem) = edit.apply(root, &mutant.name, &mut files) {
-                    breaches.push(format!("{TABLE}: {}: {}: {problem}", mutant.name, edit.file));
+                    breaches.push(format!("{FOLDER}: {}: {}: {problem}", mutant.name, edit.file));
                 }
             }
         }
@@ -96,7 +104,7 @@ pub(crate) fn check(root: &Path) -> Result<(), String> {
     let table = Table::read(root)?;
     for (at, mutant) in table.mutants.iter().enumerate() {
         if table.mutants[..at].iter().any(|other| other.name == mutant.name) {
-            return Err(format!("{TABLE}: {} is there twice", mutant.name));
+            return Err(format!("{FOLDER}: {} is there twice", mutant.name));
         }
     }
     table.apply(root).map(drop)

@@ -163,7 +163,8 @@ impl Segment {
     fn source_for(&self, index: usize) -> Option<&Voter> {
         // What only a snapshot keeps is not repaired: the same source would fail the same way.
         let damaged = self.voters[index].damaged_source;
-        let others = self.voters.iter().enumerate().filter(|(other, voter)| *other != index && voter.is_live());
+        let others =
+            self.voters.iter().enumerate().filter(|(other, voter)| *other != index && voter.is_live());
         others
             .map(|(_, voter)| voter)
             .max_by_key(|voter| (Some(voter.config.replica) != damaged, voter.accepted))

@@ -215,7 +215,10 @@ mod tests {
         let after = [9, 10, 11, 12, 13, 14].map(|seq| log.credit_after(Seq(seq)));
         assert_eq!(after, [3, 2, 2, 0, 0, 0]);
         log.drop_front();
-        assert_eq!((log.credit_after(Seq(2)), log.credit_after(Seq(10)), log.credit_after(Seq(12))), (2, 2, 0));
+        assert_eq!(
+            (log.credit_after(Seq(2)), log.credit_after(Seq(10)), log.credit_after(Seq(12))),
+            (2, 2, 0)
+        );
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl Node {
             if self.grant(id) {
                 self.send_positions(id, Vec::new());
             }
-            wants_checkpoint |= self.wants_checkpoint || self.sessions.get(&id).is_some_and(|held| held.is_short);
+            wants_checkpoint |=
+                self.wants_checkpoint || self.sessions.get(&id).is_some_and(|held| held.is_short);
         }
         // Whoever is short and is not told that the disk is full waits for what a checkpoint gives back.
         self.wants_checkpoint = wants_checkpoint && self.engine.space().freeing_bytes > 0;
