@@ -10,12 +10,12 @@
 
 use crate::Error;
 use crate::upstream::Upstream;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use quoin_disk::clock;
 use quoin_nbd::client::{OpenError, OpenedExport, Relay, RelayError};
+use quoin_transport::Queue;
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -32,8 +32,6 @@ const RETRY_MAX: Duration = Duration::from_millis(250);
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// The header of a reply.
 const REPLY_BYTES: usize = 16;
-/// The most pieces of one write.
-const SLICES_MAX: usize = 64;
 
 /// What all connections of a device share.
 pub(crate) struct Shared {
@@ -77,12 +75,12 @@ pub(crate) struct Link {
     kernel: UnixStream,
     from_kernel: BytesMut,
     /// Answers that the kernel has not got yet, the first perhaps in part.
-    to_kernel: VecDeque<Bytes>,
+    to_kernel: Queue,
 }
 
 impl Link {
     pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
-        Self { shared, number, kernel, from_kernel: BytesMut::new(), to_kernel: VecDeque::new() }
+        Self { shared, number, kernel, from_kernel: BytesMut::new(), to_kernel: Queue::default() }
     }
 
     /// Serves the connection until the device is detached.
@@ -119,7 +117,7 @@ impl Link {
                         "the kernel closed the connection; giving it another"
                     );
                     self.from_kernel.clear();
-                    self.to_kernel.clear();
+                    self.to_kernel = Queue::default();
                     shared.relays[self.number].borrow_mut().disown();
                     match sockets.renew().await {
                         Some(kernel) => self.kernel = kernel,
@@ -151,14 +149,12 @@ impl Link {
             () = watch => return Err(Broken::Kernel),
             () = shared.fenced.cancelled() => return Err(Broken::Fenced),
         };
-        upstream.unsent.extend(shared.relays[self.number].borrow_mut().again());
+        let again = shared.relays[self.number].borrow_mut().again();
+        let requests = again.len();
+        again.into_iter().for_each(|request| upstream.unsent.push_payload(request));
         // What was disowned ended with the former connection, and may have held others back.
         shared.answered.notify_waiters();
-        tracing::info!(
-            connection = self.number,
-            again = upstream.unsent.len(),
-            "connected to the gateway again"
-        );
+        tracing::info!(connection = self.number, again = requests, "connected to the gateway again");
         Ok(upstream)
     }
 
@@ -168,14 +164,14 @@ impl Link {
             let taken = {
                 let mut relay = self.shared.relays[self.number].borrow_mut();
                 let taken = relay.take_requests(&mut self.from_kernel, false, since_boot());
-                self.to_kernel.push_back(relay.fail_all());
+                self.to_kernel.push_payload(relay.fail_all());
                 taken
             };
             let taken = match taken {
                 Ok(taken) => taken,
                 Err(error) => return kernel_broke(&error),
             };
-            if send_to_kernel(&self.kernel, &mut self.to_kernel).await.is_err() {
+            if self.to_kernel.send_all(&self.kernel).await.is_err() {
                 return Broken::Kernel;
             }
             if taken.is_leaving {
@@ -195,7 +191,7 @@ impl Shared {
         kernel: &UnixStream,
         input: &mut BytesMut,
         gateway: &TcpStream,
-        unsent: &mut VecDeque<Bytes>,
+        unsent: &mut Queue,
     ) -> Broken {
         loop {
             let answered = self.answered.notified();
@@ -207,8 +203,8 @@ impl Shared {
                 Ok(taken) => taken,
                 Err(error) => return kernel_broke(&error),
             };
-            unsent.push_back(taken.bytes);
-            if let Err(error) = send_to_gateway(gateway, unsent).await {
+            unsent.push_payload(taken.bytes);
+            if let Err(error) = unsent.send_all(gateway).await {
                 return Broken::Gateway(error);
             }
             if taken.is_leaving {
@@ -227,7 +223,7 @@ impl Shared {
         gateway: &TcpStream,
         input: &mut BytesMut,
         kernel: &UnixStream,
-        to_kernel: &mut VecDeque<Bytes>,
+        to_kernel: &mut Queue,
     ) -> Broken {
         loop {
             let taken = self.relays[number].borrow_mut().take_replies(input);
@@ -235,9 +231,9 @@ impl Shared {
                 Ok(taken) => taken,
                 Err(error) => return Broken::Gateway(io::Error::new(io::ErrorKind::InvalidData, error)),
             };
-            to_kernel.push_back(taken.bytes);
+            to_kernel.push_payload(taken.bytes);
             self.answered.notify_waiters();
-            if send_to_kernel(kernel, to_kernel).await.is_err() {
+            if to_kernel.send_all(kernel).await.is_err() {
                 return Broken::Kernel;
             }
             if taken.is_fenced {
@@ -331,47 +327,6 @@ async fn fill_from_gateway(gateway: &TcpStream, input: &mut BytesMut, missing: u
             Err(error) => return Err(error),
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => return Ok(()),
-        }
-    }
-}
-
-async fn send_to_gateway(gateway: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
-    while let Some(slices) = slices(queue) {
-        match gateway.try_write_vectored(&slices) {
-            Ok(sent) => advance(queue, sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => gateway.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-async fn send_to_kernel(kernel: &UnixStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
-    while let Some(slices) = slices(queue) {
-        match kernel.try_write_vectored(&slices) {
-            Ok(sent) => advance(queue, sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => kernel.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// What is to be sent next; `None` if there is nothing.
-fn slices(queue: &mut VecDeque<Bytes>) -> Option<Vec<IoSlice<'_>>> {
-    while queue.front().is_some_and(Bytes::is_empty) {
-        queue.pop_front();
-    }
-    (!queue.is_empty()).then(|| queue.iter().take(SLICES_MAX).map(|bytes| IoSlice::new(bytes)).collect())
-}
-
-fn advance(queue: &mut VecDeque<Bytes>, mut sent: usize) {
-    while let Some(first) = queue.front_mut().filter(|_| sent > 0) {
-        let here = sent.min(first.len());
-        first.advance(here);
-        sent -= here;
-        if first.is_empty() {
-            queue.pop_front();
         }
     }
 }

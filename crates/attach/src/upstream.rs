@@ -1,9 +1,9 @@
 //! A connection to the gateway with an open export.
 
 use crate::Error;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport};
-use std::collections::VecDeque;
+use quoin_transport::Queue;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +21,7 @@ pub(crate) struct Upstream {
     /// What has come after the handshake.
     pub(crate) input: BytesMut,
     /// What is to be sent and has not been yet, the first perhaps in part.
-    pub(crate) unsent: VecDeque<Bytes>,
+    pub(crate) unsent: Queue,
     pub(crate) export: OpenedExport,
 }
 
@@ -54,7 +54,7 @@ impl Upstream {
                 }
                 ClientStep::Send(bytes) => stream.write_all(&bytes).await?,
                 ClientStep::Opened(export) => {
-                    return Ok(Self { stream, input, unsent: VecDeque::new(), export });
+                    return Ok(Self { stream, input, unsent: Queue::default(), export });
                 }
             }
         }

@@ -89,6 +89,17 @@ impl Queue {
         Ok(true)
     }
 
+    /// Sends everything queued, waiting for the socket. What is not sent when the caller gives up stays queued.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn send_all(&mut self, socket: &impl Socket) -> io::Result<()> {
+        while !(self.write_to(|slices| socket.try_write_vectored(slices))? && socket.try_flush()?) {
+            socket.writable().await?;
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
