@@ -126,16 +126,6 @@ impl Client {
         self.pending.is_empty()
     }
 
-    pub(super) fn conn(&self) -> Option<ConnId> {
-        self.conn
-    }
-
-    /// What a request of it writes, by register.
-    pub(super) fn written(&self, cookie: u64) -> Option<&[(u64, u64)]> {
-        let pending = self.pending.get(&cookie)?;
-        (pending.command != Command::Read).then_some(&pending.values)
-    }
-
     /// Whether it can ask.
     pub(crate) fn is_connected(&self) -> bool {
         self.conn.is_some() && self.nbd.is_open()
@@ -324,6 +314,7 @@ impl World {
         if pending.command != Command::Read {
             let told = told(pending, client.epoch, self.now);
             self.observer.answers(&told, is_flush, ran);
+            self.observer.gateway_acknowledges(&pending.values);
         }
     }
 

@@ -299,10 +299,6 @@ impl World {
             running.note_generations(self.now);
             let ran = running.ran.clone();
             self.judge_answer(waiting.conn, waiting.cookie.number, &ran);
-            let client = self.clients.iter().find(|client| client.conn() == Some(waiting.conn));
-            if let Some(values) = client.and_then(|client| client.written(waiting.cookie.number)) {
-                self.observer.gateway_acknowledges(values);
-            }
         }
         let out = answers.entry(waiting.conn).or_default();
         answer::answer(waiting.encoder, waiting.cookie, &waiting.asked, reply, out);
