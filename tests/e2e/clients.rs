@@ -44,6 +44,10 @@ fn qemu_img_nbdinfo_nbdcopy_and_fio_work() {
     let dev = Dev::start(&["--size", "256MiB"]);
     let uri = dev.uri();
 
+    assert_eq!(Nbd::size_of(dev.nbd_address(), "vol1").unwrap(), 256 * MIB);
+    let shown = dev.quoin(&["volume", "show", "vol1", "--output", "json"]).ok().json();
+    assert!(shown["attachment"].is_null(), "to be told about a volume is not to use it: {shown}");
+
     let info = run(&mut program("qemu-img", &["info", "--output", "json", &uri]), PATIENCE).ok().json();
     assert_eq!(info["virtual-size"], 256 * MIB);
 

@@ -90,6 +90,23 @@ impl Nbd {
 
     /// Opens an export, with structured replies or without.
     pub fn open_as(address: SocketAddr, export: &str, structured: bool) -> Result<Self, NbdError> {
+        let mut nbd = Self::connect(address)?;
+        if structured {
+            nbd.option(8, &[])?;
+            nbd.structured = nbd.option_reply()?.0 == 1;
+        }
+        nbd.ask_for(7, export)?;
+        Ok(nbd)
+    }
+
+    /// Asks how large an export is, in bytes, without opening it (`NBD_OPT_INFO`).
+    pub fn size_of(address: SocketAddr, export: &str) -> Result<u64, NbdError> {
+        let mut nbd = Self::connect(address)?;
+        nbd.ask_for(6, export)?;
+        Ok(nbd.size)
+    }
+
+    fn connect(address: SocketAddr) -> Result<Self, NbdError> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -98,20 +115,21 @@ impl Nbd {
             Self { stream, size: 0, flags: 0, structured: false, next_cookie: 1, reads: HashMap::new() };
         nbd.bytes::<18>()?;
         nbd.stream.write_all(&3u32.to_be_bytes())?;
-        if structured {
-            nbd.option(8, &[])?;
-            nbd.structured = nbd.option_reply()?.0 == 1;
-        }
-        let mut go = u32::try_from(export.len()).expect("a short name").to_be_bytes().to_vec();
-        go.extend_from_slice(export.as_bytes());
-        go.extend_from_slice(&[0, 0]);
-        nbd.option(7, &go)?;
+        Ok(nbd)
+    }
+
+    /// `NBD_OPT_INFO` or `NBD_OPT_GO`.
+    fn ask_for(&mut self, option: u32, export: &str) -> Result<(), NbdError> {
+        let mut data = u32::try_from(export.len()).expect("a short name").to_be_bytes().to_vec();
+        data.extend_from_slice(export.as_bytes());
+        data.extend_from_slice(&[0, 0]);
+        self.option(option, &data)?;
         loop {
-            match nbd.option_reply()? {
-                (1, _) => return Ok(nbd),
+            match self.option_reply()? {
+                (1, _) => return Ok(()),
                 (3, info) if info.len() == 12 && info[..2] == [0, 0] => {
-                    nbd.size = u64::from_be_bytes(info[2..10].try_into().expect("eight bytes"));
-                    nbd.flags = u16::from_be_bytes([info[10], info[11]]);
+                    self.size = u64::from_be_bytes(info[2..10].try_into().expect("eight bytes"));
+                    self.flags = u16::from_be_bytes([info[10], info[11]]);
                 }
                 (3, _) => {}
                 (kind, words) => {

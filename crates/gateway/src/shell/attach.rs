@@ -84,6 +84,26 @@ pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, Ex
     })
 }
 
+/// A volume's size in bytes, without attaching it: to be told about it is not to use it.
+pub(super) async fn size_bytes(shell: &Rc<Shell>, name: &str) -> Result<u64, ExportError> {
+    if let Some(size_bytes) = shell.exports.get(name).and_then(|id| shell.core.borrow().size_bytes(id)) {
+        return Ok(size_bytes);
+    }
+    let volume = described(shell, name).await?;
+    match volume.state() {
+        v1::VolumeState::Ready => Ok(volume.size_bytes),
+        _ => Err(ExportError::new(ExportErrorKind::Policy, "the volume is being created, or deleted")),
+    }
+}
+
+/// What the cluster managers know of a volume.
+async fn described(shell: &Rc<Shell>, name: &str) -> Result<v1::Volume, ExportError> {
+    let request = v1::GetVolumeRequest { name: name.into() };
+    let ask =
+        shell.managers.cluster(async |mut client| Ok(client.get_volume(request.clone()).await?.into_inner()));
+    ask.await.map_err(|status| export_error(&status))
+}
+
 /// The snapshots of a volume that can be asked about; none, if only the volume's existence is asked for.
 pub(super) async fn snapshots(
     shell: &Rc<Shell>,
@@ -93,10 +113,7 @@ pub(super) async fn snapshots(
     if !with_snapshots && shell.exports.get(name).is_some() {
         return Ok(Vec::new());
     }
-    let request = v1::GetVolumeRequest { name: name.into() };
-    let ask =
-        shell.managers.cluster(async |mut client| Ok(client.get_volume(request.clone()).await?.into_inner()));
-    let volume = ask.await.map_err(|status| export_error(&status))?;
+    let volume = described(shell, name).await?;
     let ready = volume.snapshots.into_iter().filter(|one| one.state() == v1::SnapshotState::Ready);
     Ok(ready.map(|snapshot| ExportSnapshot { name: snapshot.name, key: snapshot.id }).collect())
 }

@@ -12,7 +12,7 @@ use quoin_api::v1;
 use quoin_disk::clock;
 use quoin_nbd::{
     BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Negotiated,
-    Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
+    OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
 };
 use quoin_replication::writer::Failure;
 use quoin_tls::TlsError;
@@ -202,17 +202,17 @@ async fn handshake(
                 pass.set_undecided(true);
                 handshake.answer_contexts(snapshots.as_deref().map_err(Clone::clone));
             }
-            Step::OpenExport { name, .. } => {
+            Step::OpenExport { name, kind } => {
                 // While it waits for us it is not put out; if it only asked, it may be again.
                 pass.set_undecided(false);
-                let answer = match attach::attach(shell, exported_volume(&name).0).await {
-                    Ok(volume) => {
-                        chosen = Some(volume);
-                        export(shell, &name, volume)
-                    }
-                    Err(error) => Err(error),
+                let (volume, _) = exported_volume(&name);
+                let size_bytes = if kind == OpenKind::Info {
+                    attach::size_bytes(shell, volume).await
+                } else {
+                    let opened = attach::attach(shell, volume).await;
+                    opened.and_then(|volume| size_bytes(shell, *chosen.insert(volume)))
                 };
-                handshake.answer_open(answer);
+                handshake.answer_open(size_bytes.map(|size_bytes| export(&name, size_bytes)));
                 pass.set_undecided(true);
             }
             Step::Transmission { export, negotiated } => {
@@ -246,17 +246,21 @@ fn exported_volume(name: &str) -> (&str, bool) {
     name.strip_suffix(READ_ONLY_SUFFIX).map_or((name, false), |name| (name, true))
 }
 
-fn export(shell: &Shell, name: &str, volume: VolumeId) -> Result<ExportInfo, ExportError> {
+fn size_bytes(shell: &Shell, volume: VolumeId) -> Result<u64, ExportError> {
     let gone = || ExportError::new(ExportErrorKind::Shutdown, "the volume has just been detached; try again");
-    Ok(ExportInfo {
+    shell.core.borrow().size_bytes(volume).ok_or_else(gone)
+}
+
+fn export(name: &str, size_bytes: u64) -> ExportInfo {
+    ExportInfo {
         name: name.into(),
         description: "a replicated Quoin volume".into(),
-        size_bytes: shell.core.borrow().size_bytes(volume).ok_or_else(gone)?,
+        size_bytes,
         read_only: exported_volume(name).1,
         multi_conn: true,
         block_sizes: BlockSizes::new(1, BLOCK_BYTES as u32, PAYLOAD_BYTES_MAX)
             .expect("sizes that fit each other"),
-    })
+    }
 }
 
 async fn list(shell: &Rc<Shell>) -> Result<Vec<ExportSummary>, ExportError> {
