@@ -860,29 +860,57 @@ fn w5_a_replica_without_room_for_what_the_others_took_is_lagging() {
     }
 }
 
-/// Without it nothing would be acknowledged: it is given more time before it is taken out of the stream.
+/// Without it nothing would be acknowledged: it is sent what has its number, whether or not it has granted credit.
 #[test]
-fn w5_a_replica_without_room_that_writes_cannot_do_without_is_given_time() {
+fn w5_a_replica_without_room_that_writes_cannot_do_without_is_sent_them_all_the_same() {
     let links = &mut Sent::default();
     let mut segment = running(links, 1);
     write_data(&mut segment, links, 1, 1);
-    (0..2).for_each(|replica| position(&mut segment, links, replica, 1, 0));
+    position(&mut segment, links, 0, 1, 0);
     links.granted = [(NodeId(1), 0), (NodeId(2), 0)].into();
-    segment.session_up(NodeId(1), at(3), links);
-    segment.session_up(NodeId(2), at(3), links);
+    (1..3).for_each(|node| segment.session_up(NodeId(node), at(3), links));
     (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
-    let rounds = |links: &Sent| {
-        links.messages.iter().filter(|(_, message)| matches!(message, Message::Resync(_))).count()
-    };
+    // What may give room back does not wait for credit, though it stands behind what does.
+    write_one(&mut segment, links, 2);
+    links.messages.clear();
     let limit = Timing::default().unanswered_max;
-    segment.tick(at(5) + limit * 2, links);
-    (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
-    assert_eq!(rounds(links), 0);
-    let late = at(5) + limit * 6;
-    (0..3).for_each(|replica| segment.on_lease(ReplicaId(replica), late, late, links));
-    segment.tick(late, links);
-    (1..3).for_each(|replica| opened(&mut segment, links, 1, replica, report(&[(1, 1)], 0)));
-    assert_eq!(rounds(links), 2);
+    segment.tick(at(1) + limit, links);
+    assert_eq!(links.messages.len(), 0);
+    segment.tick(at(2) + limit, links);
+    let sent_to = |links: &Sent, node: u64| -> Vec<Message> {
+        let to_it = links.messages.iter().filter(|(to, _)| *to == NodeId(node));
+        to_it.map(|(_, message)| message.clone()).collect()
+    };
+    assert!(matches!(sent_to(links, 1).as_slice(), [Message::Write(_), Message::Zero(_)]));
+    assert!(
+        matches!(sent_to(links, 2).as_slice(), [Message::Open(_)]),
+        "the other two are enough now: it pulls"
+    );
+    position(&mut segment, links, 1, 2, 0);
+    let done: Vec<Completion> = segment.completions().collect();
+    assert_eq!(done, [Completion::Done(Token(1))], "the trim waits for replica 0");
+    // Not even in the reserve: it is asked again, for there is nobody else.
+    let refused = Refused { replica: ReplicaId(1), epoch: Epoch(1), seq: Seq(2), reason: Refusal::NoSpace };
+    links.messages.clear();
+    segment.on_refused(&refused, at(3) + limit, links);
+    assert!(links.messages.is_empty());
+    segment.tick(at(3) + limit + Timing::default().retry, links);
+    assert!(matches!(sent_to(links, 1).as_slice(), [Message::Open(_)]));
+}
+
+/// Reads that can be served do not wait behind one that must see more.
+#[test]
+fn a_read_in_order_that_waits_keeps_no_other_read_waiting() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    links.granted = [(NodeId(1), 1), (NodeId(2), 0)].into();
+    write_data(&mut segment, links, 1, 1);
+    segment.submit(Token(2), Request::Read { offset: 0, length: 4096, in_order: true }, at(2), links);
+    segment.session_down(NodeId(0), at(3), links);
+    segment.session_down(NodeId(1), at(3), links);
+    let before = reads_sent(links);
+    segment.submit(Token(3), Request::Read { offset: 0, length: 4096, in_order: false }, at(3), links);
+    assert_eq!(reads_sent(links), before + 1, "the third replica may serve it");
 }
 
 /// Credit that an earlier write waits for is not there for a later one, though that one is smaller.

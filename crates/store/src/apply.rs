@@ -6,7 +6,7 @@ use crate::format::entry::{Cell, ENTRY_BYTES, EntryBytes, Layer, MapId};
 use crate::format::record::{Body, Copy, ExtentChange, Record};
 use crate::format::{BLOCK, Salt};
 use crate::layer::{LayerChunk, LayerMap};
-use crate::map::{self, MapFile};
+use crate::map::{self, MapFile, no_space_or};
 use crate::pool::{self, PoolChunk};
 use crate::slots::{Slot, SlotRun};
 use crate::task::{Task, Work};
@@ -81,7 +81,7 @@ pub(crate) struct ApplyWork {
 pub(crate) struct Applied {
     data_bytes: u64,
     entries: u64,
-    allocated: Option<(SlotRun, bool)>,
+    allocated: Option<(SlotRun, Result<(), Error>)>,
     punched: Vec<(SlotRun, bool)>,
     reclaimed: Vec<(ReplicaId, Vec<Slot>)>,
 }
@@ -102,7 +102,9 @@ impl Work for ApplyWork {
         let mut applied = Applied::default();
         if let Some(run) = self.allocate {
             // Failing is fine: whoever needs a slot tries again, and says so if there is no space.
-            applied.allocated = Some((run, self.data.allocate(run.byte_offset(), run.bytes()).is_ok()));
+            let result = self.data.allocate(run.byte_offset(), run.bytes());
+            let result = result.map_err(|error| no_space_or(error, "allocating data slots ahead"));
+            applied.allocated = Some((run, result));
         }
         applied.data_bytes = write_in_place(&*self.data, &self.records)?;
         applied.data_bytes += copy_blocks(&*self.data, &self.records)?;
@@ -278,9 +280,10 @@ impl Engine {
 
     fn add_space_work(&mut self, work: &mut ApplyWork) {
         let asks = std::mem::take(&mut self.ask_filesystem);
-        if self.slots.ready() < READY_LOW && (asks || !self.filesystem_full) {
-            let most = if self.filesystem_full { ALLOCATE_AGAIN } else { ALLOCATE_AHEAD };
-            work.allocate = self.slots.unbacked_run(most);
+        if self.filesystem_full && asks {
+            work.allocate = self.slots.unbacked_run(ALLOCATE_AGAIN);
+        } else if self.slots.ready() < READY_LOW && !self.filesystem_full {
+            work.allocate = self.slots.unbacked_run(ALLOCATE_AHEAD);
         }
         if self.slots.ready() > READY_HIGH {
             work.punch = self.slots.take_surplus(self.slots.ready() - READY_HIGH);
@@ -354,6 +357,14 @@ impl Engine {
         }
     }
 
+    /// A filesystem that was full has given something: it is not full any more when it has given all that is kept ahead of
+    /// the need, for others may have left it a little only.
+    fn looks_up_again(&mut self) {
+        let has_enough = self.slots.ready() >= READY_LOW || self.slots.ready() == self.slots.free();
+        self.filesystem_full &= !has_enough;
+        self.ask_filesystem = self.filesystem_full;
+    }
+
     /// Ends the job under way, doing it here if nobody did.
     fn harvest_apply(&mut self) -> Result<(), Error> {
         let Some(applying) = self.applying.take() else { return Ok(()) };
@@ -386,17 +397,18 @@ impl Engine {
     }
 
     fn note_space(&mut self, applied: Applied) {
-        if let Some((run, done)) = applied.allocated {
-            self.filesystem_full = !done;
-            if done {
+        match applied.allocated {
+            Some((run, Ok(()))) => {
                 self.slots.set_backed(run, true);
+                self.looks_up_again();
             }
+            Some((_, Err(Error::NoSpace))) => self.filesystem_full = true,
+            Some((_, Err(_))) | None => {}
         }
         for (run, done) in applied.punched {
             if done {
                 self.slots.set_backed(run, false);
                 self.statistics.slots_punched += run.count;
-                self.filesystem_full = false;
             }
             run.slots().for_each(|slot| self.slots.release(slot));
         }

@@ -173,14 +173,19 @@ impl Engine {
         let (count, free) = (self.slots.count(), self.slots.free());
         let quarantined: usize = self.quarantine.iter().map(|(_, slots)| slots.len()).sum();
         let freeing = (self.freed.len() + quarantined) as u64;
-        // What the filesystem does not give is not free.
-        let free = if self.filesystem_full { self.slots.ready() } else { free };
+        // What the filesystem does not give is not free, and of what it gave the reserve is a smaller part.
+        let (free, reserve) = if self.filesystem_full {
+            let ready = self.slots.ready();
+            (ready, self.reserve_slots.min(ready / 8))
+        } else {
+            (free, self.reserve_slots)
+        };
         Space {
             capacity_bytes: count * EXTENT_BYTES,
             used_bytes: (count - self.slots.free()) * EXTENT_BYTES,
             freeing_bytes: freeing * EXTENT_BYTES,
             free_bytes: free * EXTENT_BYTES,
-            reserve_bytes: self.reserve_slots * EXTENT_BYTES,
+            reserve_bytes: reserve * EXTENT_BYTES,
             filesystem_full: self.filesystem_full,
         }
     }
@@ -277,7 +282,7 @@ impl Engine {
             result = self.data.allocate(run.byte_offset(), run.bytes());
         }
         let result = result.map_err(|error| no_space_or(error, "allocating data slots"));
-        self.filesystem_full = matches!(result, Err(Error::NoSpace));
+        self.filesystem_full |= matches!(result, Err(Error::NoSpace));
         result?;
         self.slots.set_backed(run, true);
         self.statistics.slots_allocated_late += run.count;

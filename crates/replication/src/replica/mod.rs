@@ -323,9 +323,11 @@ impl Replica {
         true
     }
 
-    /// R2: a lease is given back.
-    pub fn release(&mut self, holder: LeaseHolder) {
+    /// R2: a lease is given back. If it is the promised one's, by the session that opened the replica last, nothing more comes
+    /// from that: gives it.
+    pub fn release(&mut self, session: SessionId, holder: LeaseHolder) -> Option<SessionId> {
         self.leases.void(holder);
+        self.session.take_if(|opened_by| *opened_by == session && self.meta.promise == holder)
     }
 
     /// A2: the same gateway has sent everything again. Returns the state to persist if that ends being shaken.

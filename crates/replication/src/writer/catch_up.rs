@@ -5,6 +5,7 @@ use super::{Links, Phase, Segment};
 use crate::history::common_point;
 use quoin_types::{Moment, Seq};
 use quoin_wire::{Message, Refusal, Resync, ResyncMode, ResyncReport, ResyncState, Settle};
+use std::time::Duration;
 
 /// Opening and starting wait for the disk's sync, which may take longer than an answer on the I/O path.
 const PATIENCE: u32 = 5;
@@ -57,8 +58,12 @@ impl Segment {
         }
     }
 
-    /// The pull has brought what there was room for. The next one waits, each time longer, for room to come back.
+    /// The pull has brought what there was room for. The next one waits for room to come back: each time longer, unless
+    /// somebody waits for it.
     fn rest_for_room(&mut self, index: usize, now: Moment) {
+        if !self.is_available() {
+            return self.rest(index, now);
+        }
         let voter = &mut self.voters[index];
         let pause = self.config.timing.retry * (1 << voter.lacked_room);
         voter.lacked_room = (voter.lacked_room + 1).min(LACKED_ROOM_MAX);
@@ -110,7 +115,7 @@ impl Segment {
     }
 
     /// A voter lags, and a resync begins at once: a round without the live stream.
-    fn leaves_the_stream(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
+    pub(super) fn leaves_the_stream(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let voter = &mut self.voters[index];
         voter.lost_session();
         voter.must_pull = true;
@@ -121,22 +126,33 @@ impl Segment {
     }
 
     /// W5: a voter that has no room for what it is to be sent is lagging. Behind what it cannot take may be what gives room
-    /// back, and the stream has an order: a pull has none. Where writes cannot do without it, it is given more time.
+    /// back, and the stream has an order: a pull has none. A voter that writes cannot do without is sent it all the same,
+    /// and may use its reserve.
     fn tick_starved(&mut self, index: usize, now: Moment, links: &mut dyn Links) {
         let limit = self.config.timing.unanswered_max;
-        let Some(since) = self.voters[index].starved_since else {
-            self.voters[index].is_starved = false;
-            return;
-        };
-        let replica = self.voters[index].config.replica;
-        let takes = |voter: &Voter| {
-            voter.is_live() && voter.starved_since.is_none() && voter.config.replica != replica
-        };
-        let patience = if self.is_majority(takes) { limit } else { limit * PATIENCE };
-        self.voters[index].is_starved = now.since(since) > limit;
-        if now.since(since) > patience && self.source_for(index).is_some() {
-            self.leaves_the_stream(index, now, links);
+        let voter = &mut self.voters[index];
+        let starved = voter.starved_since.map_or(Duration::ZERO, |since| now.since(since));
+        voter.is_starved = starved > limit;
+        if voter.stage == Stage::Joining {
+            if starved > limit * PATIENCE {
+                self.leaves_the_stream(index, now, links);
+            }
+        } else if starved > limit {
+            if self.can_do_without(index) {
+                self.leaves_the_stream(index, now, links);
+            } else {
+                self.voters[index].overdraws_to = self.log.last();
+                self.pump(index, now, links);
+            }
         }
+    }
+
+    /// Whether writes go on without a voter: others that have room for them are a majority, and it can pull from one.
+    pub(super) fn can_do_without(&self, index: usize) -> bool {
+        let replica = self.voters[index].config.replica;
+        let has_room = |voter: &Voter| voter.is_live() && voter.starved_since.is_none();
+        self.is_majority(|voter| voter.config.replica != replica && has_room(voter))
+            && self.source_for(index).is_some_and(has_room)
     }
 
     /// The gap is too old, or the states diverged: pull from a live peer.
@@ -165,9 +181,10 @@ impl Segment {
         let damaged = self.voters[index].damaged_source;
         let others =
             self.voters.iter().enumerate().filter(|(other, voter)| *other != index && voter.is_live());
-        others
-            .map(|(_, voter)| voter)
-            .max_by_key(|voter| (Some(voter.config.replica) != damaged, voter.accepted))
+        others.map(|(_, voter)| voter).max_by_key(|voter| {
+            // S1: it answers when it has everything; without room it may never have.
+            (Some(voter.config.replica) != damaged, voter.starved_since.is_none(), voter.accepted)
+        })
     }
 
     pub(super) fn order_resync(

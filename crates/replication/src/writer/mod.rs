@@ -430,6 +430,7 @@ impl Segment {
             _ if matches!(self.voters[index].stage, Stage::Offline | Stage::Opening | Stage::Failed(_)) => {}
             Refusal::StaleSession => {}
             Refusal::Disk => self.damaged_under_a_write(index, now, links),
+            Refusal::NoSpace if self.can_do_without(index) => self.leaves_the_stream(index, now, links),
             _ => {
                 self.voters[index].lost_session();
                 self.rest(index, now);

@@ -123,14 +123,18 @@ impl PendingRead {
 }
 
 impl Segment {
-    /// Starts the reads that wait, as far as that is possible now.
+    /// Starts the reads that wait, as far as that is possible now: one that must see more may have to wait where others need
+    /// not.
     pub(super) fn start_waiting_reads(&mut self, now: Moment, links: &mut dyn Links) {
-        while self.may_serve(now) {
-            let Some(read) = self.waiting_reads.front().copied() else { return };
-            if !self.start_read(&read, now, links) {
-                return;
+        let (mut index, mut plain_ones_wait) = (0, false);
+        while let Some(read) = self.waiting_reads.get(index).copied().filter(|_| self.may_serve(now)) {
+            let is_plain = read.covers == Seq::ZERO;
+            if !(is_plain && plain_ones_wait) && self.start_read(&read, now, links) {
+                self.waiting_reads.remove(index);
+            } else {
+                plain_ones_wait |= is_plain;
+                index += 1;
             }
-            self.waiting_reads.pop_front();
         }
     }
 

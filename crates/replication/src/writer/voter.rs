@@ -120,6 +120,8 @@ pub(crate) struct Voter {
     pub(crate) starved_since: Option<Moment>,
     /// It has had no room for so long that it is lagging, though it is there.
     pub(crate) is_starved: bool,
+    /// W5: it is sent everything to here whether or not it has granted credit.
+    pub(crate) overdraws_to: Seq,
     /// How many pulls in a row found no room for all there was, up to a bound.
     pub(crate) lacked_room: u32,
     pub(crate) asked_at: Moment,
@@ -178,6 +180,7 @@ impl Voter {
             unfit: false,
             starved_since: None,
             is_starved: false,
+            overdraws_to: Seq::ZERO,
             lacked_room: 0,
             asked_at: Moment::ZERO,
             progress: Progress::default(),
@@ -233,6 +236,7 @@ impl Voter {
         self.sent = position;
         self.accepted = Seq::ZERO;
         (self.starved_since, self.is_starved) = (None, false);
+        self.overdraws_to = Seq::ZERO;
         self.unanswered.clear();
         self.unanswered_bytes = 0;
     }

@@ -80,6 +80,10 @@ impl Segment {
             return Credit::Later;
         }
         let extents = operation.extents_touched();
+        if extents == 0 {
+            // Even where it waits behind what has no room: it may be what gives room back.
+            return Credit::Enough;
+        }
         // What it has not been sent yet comes before it.
         let credit = |voter: &super::Voter| {
             links.credit(voter.config.node, self.log.credit_after(voter.sent) + extents)
@@ -154,7 +158,7 @@ impl Segment {
                 return;
             }
             let extents = operation.extents_touched();
-            if links.credit(voter.config.node, extents) != Credit::Enough {
+            if seq > voter.overdraws_to && links.credit(voter.config.node, extents) != Credit::Enough {
                 voter.starved_since.get_or_insert(now);
                 return;
             }

@@ -160,7 +160,9 @@ impl Node {
                 self.effects.push(Effect::Later(delay, Timer::Read(session, read)));
             }
             Message::Heartbeat(heartbeat) => self.on_heartbeat(session, &heartbeat, now),
-            Message::Release(release) => self.replica.release(release.holder),
+            Message::Release(release) => {
+                self.replica.release(session, release.holder);
+            }
             Message::Resync(order) => self.on_resync(session, order),
             Message::Repair(_) => {}
             other => panic!("a gateway does not send {other:?}"),

@@ -30,7 +30,7 @@ impl Links for Sent {
         }
     }
     fn spend(&mut self, node: NodeId, extents: u64) {
-        self.granted.entry(node).and_modify(|granted| *granted -= extents);
+        self.granted.entry(node).and_modify(|granted| *granted = granted.saturating_sub(extents));
     }
     fn cut(&mut self, _node: NodeId, _reason: &'static str) {}
 }

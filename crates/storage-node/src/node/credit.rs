@@ -32,9 +32,11 @@ impl Session {
         Self { speaker, granted: 0, touched: 0, full: false, is_short: false, replicas: 0 }
     }
 
-    /// A write has used credit.
-    pub(super) fn touch(&mut self, extents: u64) {
+    /// A write has used credit. Tells whether there was none: then it has its number already, and others cannot do without
+    /// this replica (rule W5).
+    pub(super) fn touch(&mut self, extents: u64) -> bool {
         self.touched += extents;
+        self.touched > self.granted
     }
 
     fn unused(&self) -> u64 {
@@ -59,11 +61,13 @@ impl Node {
             (space.free_bytes.saturating_sub(space.reserve_bytes) / EXTENT_BYTES).saturating_sub(promised);
         // What waits for a checkpoint is not lacking: whoever needs it is told to wait as well, and the checkpoint is hurried.
         let comes_back = space.freeing_bytes > 0;
-        self.wants_checkpoint = comes_back && room < space.capacity_bytes / EXTENT_BYTES / SCARCE;
+        self.wants_checkpoint |= comes_back && room < space.capacity_bytes / EXTENT_BYTES / SCARCE;
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         if session.replicas == 0 {
             return session.lapse();
         }
+        // Writes may have been on their way when credit was taken back.
+        session.granted = session.granted.max(session.touched);
         let missing = WINDOW_EXTENTS.saturating_sub(session.unused());
         // Half of what there is for it and for new sessions: what one holds without using it, another cannot have.
         let share = (room + session.unused()).div_ceil(2).min(WINDOW_EXTENTS);
@@ -74,8 +78,7 @@ impl Node {
         if !worth_it && full == session.full {
             return false;
         }
-        // A write may have been on its way when credit was taken back.
-        session.granted = session.granted.max(session.touched) + grant;
+        session.granted += grant;
         session.full = full;
         true
     }
@@ -115,16 +118,15 @@ impl Node {
         let gateways =
             self.sessions.iter().filter(|(_, session)| matches!(session.speaker, Speaker::Gateway(_)));
         let ids: Vec<SessionId> = gateways.map(|(id, _)| *id).collect();
-        let mut wants_checkpoint = false;
+        let mut is_short = false;
         for id in ids {
             if self.grant(id) {
                 self.send_positions(id, Vec::new());
             }
-            wants_checkpoint |=
-                self.wants_checkpoint || self.sessions.get(&id).is_some_and(|held| held.is_short);
+            is_short |= self.sessions.get(&id).is_some_and(|session| session.is_short);
         }
         // Whoever is short and is not told that the disk is full waits for what a checkpoint gives back.
-        self.wants_checkpoint = wants_checkpoint && self.engine.space().freeing_bytes > 0;
+        self.wants_checkpoint |= is_short && self.engine.space().freeing_bytes > 0;
     }
 
     /// Tells each session how far its replicas are, in one message.

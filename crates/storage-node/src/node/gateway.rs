@@ -53,7 +53,8 @@ impl Node {
                 if let Some(replica) = self.replicas.get_mut(&release.replica)
                     && release.holder.instance == instance
                 {
-                    replica.release(release.holder);
+                    let former = replica.release(session, release.holder);
+                    self.leaves(former);
                 }
                 Ok(())
             }
@@ -127,13 +128,16 @@ impl Node {
         }
         let (id, epoch, seq) = (write.replica, write.epoch, write.seq);
         let (offset, length) = (write.offset, write.data.len() as u64);
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.touch((offset + length).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES);
-        }
+        let extents = (offset + length).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES;
+        let overdraws = self.sessions.get_mut(&session).is_some_and(|session| session.touch(extents));
         let Write { checksums, data, .. } = write;
         let may_take = self.may_take(session, id, epoch, seq);
         let appended = self.append(session, (id, epoch, seq), (offset, length), may_take, |engine| {
-            engine.write(id, seq, offset, &checksums, data)
+            if overdraws {
+                engine.write_from_reserve(id, seq, offset, &checksums, data)
+            } else {
+                engine.write(id, seq, offset, &checksums, data)
+            }
         })?;
         if appended {
             self.counters.writes += 1;

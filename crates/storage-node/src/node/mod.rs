@@ -421,10 +421,11 @@ impl Node {
             self.gathering.apply_begins(job.is_some());
             self.outputs.extend(job.map(Output::Apply));
         }
+        // Wanted anew for as long as there is need.
+        let is_wanted = std::mem::take(&mut self.wants_checkpoint);
         if !self.checkpointing
-            && let Some(job) = self.engine.start_checkpoint(self.wants_checkpoint)
+            && let Some(job) = self.engine.start_checkpoint(is_wanted)
         {
-            self.wants_checkpoint = false;
             self.checkpointing = true;
             self.outputs.push(Output::Checkpoint(job));
         }

@@ -126,15 +126,16 @@ impl Pulls {
 impl Node {
     pub(super) fn on_resync(&mut self, session: SessionId, order: Resync, now: Moment) -> Result<(), Fatal> {
         let id = order.replica;
-        self.drop_pull(id);
         let Some(replica) = self.replicas.get_mut(&id) else { return Ok(()) };
         let (persist, since) = match replica.begin_resync(session, &order) {
             Ok(begun) => begun,
             Err(refusal) => {
+                // A pull that is under way goes on: this order may be one of a gateway that has lost the volume.
                 self.report(session, &order, (0, 0), ResyncState::Failed(refusal));
                 return Ok(());
             }
         };
+        self.drop_pull(id);
         // A3: the mark is in the journal before anything that the resync changes.
         self.persist(id, &persist)?;
         tracing::info!(replica = %id, epoch = %order.epoch, mode = ?order.mode, %since,
@@ -382,8 +383,7 @@ impl Node {
         replica: ReplicaId,
         pulled: PulledExtent,
     ) -> Result<(), quoin_store::Error> {
-        self.counters.pulled_bytes += pulled.data.len() as u64;
-        let extent = pulled.extent;
+        let (extent, bytes) = (pulled.extent, pulled.data.len() as u64);
         self.engine
             .put_extent(
                 replica,
@@ -395,6 +395,7 @@ impl Node {
                 pulled.data,
             )
             .map(drop)?;
+        self.counters.pulled_bytes += bytes;
         // Every block of it is a peer's now, or was written since.
         self.counters.repaired += u64::from(self.damages.mended(replica, extent));
         Ok(())
