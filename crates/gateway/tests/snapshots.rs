@@ -97,7 +97,7 @@ impl Gateway {
             accepted: Seq(accepted),
             durable: Seq(durable),
         };
-        let positions = Positions { credit: 100, full: false, replicas: vec![position] };
+        let positions = Positions { credit: 100, replicas: vec![position], ..Positions::default() };
         self.core.on_message(NodeId(node), Message::Positions(positions), NOW);
         self.settle();
     }

@@ -142,7 +142,7 @@ fn what_a_checkpoint_gives_back_is_not_said_to_be_lacking() {
     let data = Bytes::from(vec![1; EXTENT_BYTES as usize]);
     let checksums: Vec<u32> = data.chunks(4096).map(crc32fast::hash).collect();
     let mut checkpoint = None;
-    let mut told = Positions { credit: 0, full: false, replicas: Vec::new() };
+    let mut told = Positions::default();
     for seq in 1..=DISK {
         if seq > 1 && told.credit < seq {
             break;

@@ -340,6 +340,7 @@ fn put_snapshot(snapshot: &Snapshot, out: &mut BytesMut) -> u8 {
 
 fn put_positions(positions: &Positions, out: &mut BytesMut) -> u8 {
     out.put_u64_le(positions.credit);
+    out.put_u64_le(positions.used);
     out.flag(positions.full);
     out.list(&positions.replicas, |out, position| {
         out.put_u64_le(position.replica.0);
@@ -510,6 +511,7 @@ fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, Fra
         kind::SYNC => Message::Sync,
         kind::POSITIONS => Message::Positions(Positions {
             credit: f.u64()?,
+            used: f.u64()?,
             full: f.flag()?,
             replicas: f.list(32, |f| {
                 Ok(Position {

@@ -269,6 +269,8 @@ pub struct Snapshot {
 pub struct Positions {
     /// Extents that this session may touch with writes, counted from its start (rule W5).
     pub credit: u64,
+    /// Extents that the writes which have arrived in this session have touched.
+    pub used: u64,
     /// Whether credit is short because the disk is full, not because answers are on their way.
     pub full: bool,
     /// The replicas whose positions changed.

@@ -41,7 +41,7 @@ fn a_write() {
 fn positions() {
     let position =
         Position { replica: ReplicaId(2), epoch: Epoch(3), accepted: Seq(0x1122), durable: Seq(0x1100) };
-    let positions = Positions { credit: 640, full: true, replicas: vec![position] };
+    let positions = Positions { credit: 640, used: 633, full: true, replicas: vec![position] };
     expect(&Message::Positions(positions), include_str!("golden/positions.hex"), 0);
 }
 

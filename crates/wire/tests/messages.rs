@@ -173,8 +173,9 @@ fn io_messages() -> impl Strategy<Value = Message> {
         (replica(), epoch(), seq(), any::<u64>()).prop_map(|(replica, epoch, seq, id)| {
             Message::Snapshot(Snapshot { replica, epoch, seq, snapshot: SnapshotId(id) })
         }),
-        (any::<u64>(), any::<bool>(), vec(position, 0..4))
-            .prop_map(|(credit, full, replicas)| Message::Positions(Positions { credit, full, replicas })),
+        (any::<u64>(), any::<u64>(), any::<bool>(), vec(position, 0..4)).prop_map(
+            |(credit, used, full, replicas)| Message::Positions(Positions { credit, used, full, replicas })
+        ),
         (replica(), epoch(), seq(), refusal()).prop_map(|(replica, epoch, seq, reason)| Message::Refused(
             Refused { replica, epoch, seq, reason }
         )),

@@ -4,7 +4,7 @@ use super::Output;
 use quoin_replication::writer::{Credit, Links};
 use quoin_types::collections::HashMap;
 use quoin_types::{Moment, NodeId};
-use quoin_wire::Message;
+use quoin_wire::{Message, Positions};
 use std::time::Duration;
 
 /// A node that says nothing for so long, though it is asked for leases all the time, is cut loose.
@@ -18,9 +18,19 @@ struct Link {
     /// W5: credit of the present session.
     granted: u64,
     spent: u64,
+    /// What of it has arrived.
+    used: u64,
     full: bool,
     heard_at: Moment,
     cut: Option<&'static str>,
+}
+
+impl Link {
+    /// Whether the node has no room, and nothing is on its way to it: the answer to that would bring credit back, or say that there
+    /// is none.
+    fn is_full(&self) -> bool {
+        self.full && self.used == self.spent
+    }
 }
 
 /// All links, and what is queued on them.
@@ -102,13 +112,13 @@ impl LinkTable {
         self.cut(node, "it does not speak the protocol");
     }
 
-    /// Whether there is more credit than before. There is less where the node serves nothing of this gateway any more.
-    pub(super) fn set_credit(&mut self, node: NodeId, granted: u64, full: bool) -> bool {
+    /// Whether that changes what may be sent. There is less credit where the node serves nothing of this gateway any more.
+    pub(super) fn set_credit(&mut self, node: NodeId, told: &Positions) -> bool {
         let Some(link) = self.links.get_mut(&node) else { return false };
-        let news = granted > link.granted || full != link.full;
-        link.granted = granted;
-        link.full = full;
-        news
+        let was_full = link.is_full();
+        let more = told.credit > link.granted;
+        (link.granted, link.used, link.full) = (told.credit, told.used, told.full);
+        more || link.is_full() != was_full
     }
 
     pub(super) fn push(&mut self, node: NodeId, message: Message) {
@@ -134,7 +144,7 @@ impl Links for LinkTable {
     fn credit(&self, node: NodeId, extents: u64) -> Credit {
         match self.links.get(&node) {
             Some(link) if link.spent + extents <= link.granted => Credit::Enough,
-            Some(link) if link.full => Credit::Full,
+            Some(link) if link.is_full() => Credit::Full,
             _ => Credit::Later,
         }
     }
@@ -156,5 +166,39 @@ impl Links for LinkTable {
             link.cut = Some(reason);
             self.queued.push(Output::Cut(node, reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(1);
+
+    fn told(links: &mut LinkTable, credit: u64, used: u64, full: bool) -> bool {
+        links.set_credit(NODE, &Positions { credit, used, full, replicas: Vec::new() })
+    }
+
+    /// Whichever segment's writes they are: what is on its way brings credit back, or the news that there is none.
+    #[test]
+    fn a_node_is_full_when_nothing_is_on_its_way_to_it() {
+        let mut links = LinkTable::default();
+        links.session_up(NODE, false, Moment::ZERO);
+        assert_eq!(links.credit(NODE, 1), Credit::Later, "it has told nothing yet");
+        assert!(told(&mut links, 3, 0, true));
+        assert_eq!(links.credit(NODE, 3), Credit::Enough);
+        links.spend(NODE, 3);
+        assert_eq!(links.credit(NODE, 1), Credit::Later);
+        assert!(!told(&mut links, 3, 2, true));
+        assert_eq!(links.credit(NODE, 1), Credit::Later);
+        assert!(told(&mut links, 3, 3, true), "who waits is to hear of it");
+        assert_eq!(links.credit(NODE, 1), Credit::Full);
+        assert!(told(&mut links, 5, 3, true));
+        assert_eq!((links.credit(NODE, 2), links.credit(NODE, 3)), (Credit::Enough, Credit::Full));
+        // The node serves nothing of this gateway any more, and then something again.
+        assert!(told(&mut links, 3, 3, false));
+        assert_eq!(links.credit(NODE, 1), Credit::Later);
+        assert!(told(&mut links, 4, 3, false));
+        assert_eq!(links.credit(NODE, 1), Credit::Enough);
     }
 }

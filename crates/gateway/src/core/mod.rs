@@ -189,7 +189,7 @@ impl Core {
         self.links.heard(node, now);
         match message {
             Message::Positions(positions) => {
-                let more_credit = self.links.set_credit(node, positions.credit, positions.full);
+                let more_credit = self.links.set_credit(node, &positions);
                 for position in &positions.replicas {
                     self.with_segment(position.replica, now, |segment, links| {
                         segment.on_position(position, now, links);

@@ -90,10 +90,7 @@ impl Segment {
         };
         if self.is_majority(|voter| voter.is_live() && credit(voter) == Credit::Enough) {
             Credit::Enough
-        } else if self.is_majority(|voter| {
-            // What is on its way has used credit and may need no space: the answer to it brings some back, or says that there is none.
-            voter.is_live() && (credit(voter) != Credit::Full || voter.unanswered_bytes() > 0)
-        }) {
+        } else if self.is_majority(|voter| voter.is_live() && credit(voter) != Credit::Full) {
             Credit::Later
         } else {
             Credit::Full

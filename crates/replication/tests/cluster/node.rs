@@ -331,7 +331,7 @@ impl Node {
             accepted: self.store.accepted_position().min(self.replica.position()),
             durable: self.replica.durable(),
         };
-        let positions = Positions { credit: 0, full: false, replicas: vec![position] };
+        let positions = Positions { replicas: vec![position], ..Positions::default() };
         self.effects.push(Effect::Send(session, Message::Positions(positions)));
     }
 

@@ -260,7 +260,7 @@ impl Node {
             accepted: self.store.live.position.min(self.replica.position()),
             durable: self.replica.durable(),
         };
-        let positions = Positions { credit: 0, full: false, replicas: vec![position] };
+        let positions = Positions { replicas: vec![position], ..Positions::default() };
         out.push((session, Message::Positions(positions)));
     }
 }

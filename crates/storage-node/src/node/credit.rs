@@ -19,6 +19,8 @@ pub(super) struct Session {
     granted: u64,
     /// Credit used since the session began.
     touched: u64,
+    /// How much of that was told.
+    told_used: u64,
     /// Whether it was told that the disk is full.
     full: bool,
     /// Whether it holds so little, for want of room, that a write may lack it.
@@ -29,7 +31,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(speaker: Speaker) -> Self {
-        Self { speaker, granted: 0, touched: 0, full: false, is_short: false, replicas: 0 }
+        Self { speaker, granted: 0, touched: 0, told_used: 0, full: false, is_short: false, replicas: 0 }
     }
 
     /// A write has used credit. Tells whether there was none: then it has its number already, and others cannot do without
@@ -120,7 +122,9 @@ impl Node {
         let ids: Vec<SessionId> = gateways.map(|(id, _)| *id).collect();
         let mut is_short = false;
         for id in ids {
-            if self.grant(id) {
+            // A write that was refused moves no position; but it is no longer on its way, and nobody need wait for it.
+            let arrived = |session: &Session| session.full && session.told_used != session.touched;
+            if self.grant(id) || self.sessions.get(&id).is_some_and(arrived) {
                 self.send_positions(id, Vec::new());
             }
             is_short |= self.sessions.get(&id).is_some_and(|session| session.is_short);
@@ -157,8 +161,10 @@ impl Node {
     }
 
     fn send_positions(&mut self, id: SessionId, replicas: Vec<Position>) {
-        let Some(session) = self.sessions.get(&id) else { return };
-        let positions = Positions { credit: session.granted, full: session.full, replicas };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.told_used = session.touched;
+        let Session { granted: credit, touched: used, full, .. } = *session;
+        let positions = Positions { credit, used, full, replicas };
         self.send(id, Message::Positions(positions));
     }
 }
