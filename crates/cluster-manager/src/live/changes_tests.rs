@@ -413,6 +413,22 @@ fn a_steward_that_is_gone_is_replaced_by_another() {
     assert_eq!(leader.steward(), Some(("gw-a".to_owned(), process(4))));
 }
 
+/// The only gateway gave a volume back, was made its steward at once, and went.
+#[test]
+fn a_steward_that_is_gone_leaves_the_volume_to_nobody_if_there_is_no_other() {
+    let mut leader = Leader::of(3, None);
+    leader.attach("gw", 1, 100);
+    leader.detach("gw", false);
+    leader.hear("gw", 1, 101, None);
+    leader.look(101);
+    assert!(leader.steward().is_some());
+    assert!(matches!(&leader.look(110)[..], [Command::Detach { clean: false, .. }]));
+    assert!(leader.volume().attachment.is_none());
+    assert_eq!(leader.look(111), []);
+    leader.hear("gw", 2, 112, None);
+    assert!(matches!(&leader.look(112)[..], [Command::AssignSteward { .. }]), "it is back");
+}
+
 #[test]
 fn an_attachment_ends_with_its_process_and_not_with_its_silence() {
     let mut leader = Leader::of(3, None);

@@ -108,7 +108,10 @@ impl Live {
             }
             _ => return None,
         };
-        let (gateway, instance) = slots.take(rather_not.as_ref())?;
+        let Some((gateway, instance)) = slots.take(rather_not.as_ref()) else {
+            // Nobody is there to take its place. Until somebody is, the volume is nobody's.
+            return volume.attachment.as_ref().map(|lost| detach(volume, lost, false));
+        };
         self.attaching(volume.id, gateway.clone(), now);
         let expected_epoch = volume.epoch;
         Some(Command::AssignSteward { volume: volume.id, gateway, instance, expected_epoch })
