@@ -282,6 +282,8 @@ impl Engine {
         let asks = std::mem::take(&mut self.ask_filesystem);
         if self.filesystem_full && asks {
             work.allocate = self.slots.unbacked_run(ALLOCATE_AGAIN);
+            // All that is free may have its blocks by now.
+            self.filesystem_full = work.allocate.is_some();
         } else if self.slots.ready() < READY_LOW && !self.filesystem_full {
             work.allocate = self.slots.unbacked_run(ALLOCATE_AHEAD);
         }
