@@ -898,6 +898,27 @@ fn w5_a_replica_without_room_that_writes_cannot_do_without_is_sent_them_all_the_
     assert!(matches!(sent_to(links, 1).as_slice(), [Message::Open(_)]));
 }
 
+/// Writes cannot do without it before it has what it missed: who asks whether another replica may go is not told that it is in
+/// sync.
+#[test]
+fn w2_a_replica_that_is_being_re_sent_what_it_missed_lags() {
+    let links = &mut Sent::default();
+    let mut segment = running(links, 1);
+    let health = |segment: &Segment| segment.status()[2].health.clone();
+    segment.session_down(NodeId(2), at(2), links);
+    (1..=3).for_each(|token| write_one(&mut segment, links, token));
+    (0..2).for_each(|replica| position(&mut segment, links, replica, 3, 3));
+    segment.session_up(NodeId(2), at(3), links);
+    opened(&mut segment, links, 1, 2, report(&[(1, 1)], 0));
+    position(&mut segment, links, 2, 2, 0);
+    assert!(matches!(health(&segment), VoterHealth::CatchingUp { .. }), "{:?}", health(&segment));
+    position(&mut segment, links, 2, 3, 0);
+    assert_eq!(health(&segment), VoterHealth::InSync);
+    // What comes later is the usual way of things.
+    write_one(&mut segment, links, 4);
+    assert_eq!(health(&segment), VoterHealth::InSync);
+}
+
 /// Reads that can be served do not wait behind one that must see more.
 #[test]
 fn a_read_in_order_that_waits_keeps_no_other_read_waiting() {

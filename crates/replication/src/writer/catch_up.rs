@@ -103,6 +103,7 @@ impl Segment {
         let voter = &mut self.voters[index];
         voter.settle_at = shaken.then_some(last);
         voter.go_live(position);
+        voter.behind_until = last;
         self.settle(index, links);
         self.went_live(index, now, links);
     }

@@ -116,6 +116,8 @@ pub(crate) struct Voter {
     /// As the authority of this attach it could not give what the others lack, for that is damaged on its disk. Until it
     /// is live it counts as if it had not answered: a majority of the others has everything acknowledged (rule A2).
     pub(crate) unfit: bool,
+    /// It is live and is being re-sent everything up to here: until it has that, it lags.
+    pub(crate) behind_until: Seq,
     /// W5: since when it has no room for what it is to be sent.
     pub(crate) starved_since: Option<Moment>,
     /// It has had no room for so long that it is lagging, though it is there.
@@ -178,6 +180,7 @@ impl Voter {
             source: ReplicaId::default(),
             damaged_source: None,
             unfit: false,
+            behind_until: Seq::ZERO,
             starved_since: None,
             is_starved: false,
             overdraws_to: Seq::ZERO,
@@ -235,6 +238,7 @@ impl Voter {
     pub(crate) fn restart_stream(&mut self, position: Seq) {
         self.sent = position;
         self.accepted = Seq::ZERO;
+        self.behind_until = Seq::ZERO;
         (self.starved_since, self.is_starved) = (None, false);
         self.overdraws_to = Seq::ZERO;
         self.unanswered.clear();
@@ -302,7 +306,7 @@ impl Voter {
         let health = match &self.stage {
             Stage::Offline => VoterHealth::Missing,
             Stage::Failed(reason) => VoterHealth::Failed(reason.clone()),
-            Stage::Live if !self.is_starved => VoterHealth::InSync,
+            Stage::Live if !self.is_starved && self.accepted >= self.behind_until => VoterHealth::InSync,
             _ => VoterHealth::CatchingUp {
                 done_bytes: self.progress.done_bytes,
                 total_bytes: self.progress.total_bytes,
