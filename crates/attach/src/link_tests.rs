@@ -65,6 +65,7 @@ async fn shake_hands(mut stream: TcpStream, size_bytes: u64) -> io::Result<TcpSt
                 read_only: false,
                 multi_conn: true,
                 block_sizes: BlockSizes::default(),
+                attachment: None,
             })),
             Step::Transmission { .. } => return Ok(stream),
             other => panic!("{other:?}"),
@@ -102,6 +103,7 @@ impl Bench {
             flags: 0x16d,
             block_bytes_min: 1,
             payload_bytes_max: 32 << 20,
+            attachment: None,
         };
         let shared = Rc::new(Shared {
             gateway: gateway.0.local_addr().unwrap().to_string(),

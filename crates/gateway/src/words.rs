@@ -41,6 +41,12 @@ pub fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec
     })
 }
 
+/// Since which epoch an attachment is unbroken; its own, if the cluster manager does not say.
+pub fn unbroken_since(attachment: &v1::Attachment) -> Epoch {
+    let known = Some(attachment.unbroken_since).filter(|since| (1..=attachment.epoch).contains(since));
+    Epoch(known.unwrap_or(attachment.epoch))
+}
+
 fn role(role: v1::ReplicaRole) -> ReplicaRole {
     match role {
         v1::ReplicaRole::Unspecified | v1::ReplicaRole::Voter => ReplicaRole::Voter,

@@ -55,8 +55,13 @@ impl Core {
             let is_known = self.stewarded.get(&id).is_some_and(|epoch| *epoch >= shown.epoch);
             if self.attachment(id).is_none() && !is_known {
                 tracing::info!(volume = %id, epoch = %shown.epoch, "repairing a volume that nobody uses");
-                let attachment =
-                    Attachment { epoch: shown.epoch, void: None, steward: true, revision: view.revision };
+                let attachment = Attachment {
+                    epoch: shown.epoch,
+                    unbroken_since: shown.epoch,
+                    void: None,
+                    steward: true,
+                    revision: view.revision,
+                };
                 self.attach(shown.spec.clone(), attachment, now);
                 self.place_snapshots(id, &shown.taking, now);
             }

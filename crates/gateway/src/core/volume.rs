@@ -45,6 +45,9 @@ pub struct VolumeSpec {
 pub struct Attachment {
     /// The attachment's number.
     pub epoch: Epoch,
+    /// The first of the attachments of this gateway, up to this one, between which no other had the volume for clients and none
+    /// of which was lossy: at the latest this one.
+    pub unbroken_since: Epoch,
     /// A former lease whose holder is proven gone (rule R2).
     pub void: Option<LeaseHolder>,
     /// Without clients and leases: it only repairs (rule C4).
@@ -130,6 +133,8 @@ pub(super) struct Volume {
     snapshots: Snapshots,
     serving: bool,
     fenced: bool,
+    /// Whether accepted writes may have been lost (rule A2). It stays so: a client may have been told.
+    lossy: bool,
     /// Segments that something has happened to since completions were last taken.
     stirred: BTreeSet<usize>,
     in_flight_bytes: usize,
@@ -163,6 +168,7 @@ impl Volume {
             snapshots: Snapshots::default(),
             serving: false,
             fenced: false,
+            lossy: false,
             stirred: BTreeSet::new(),
             in_flight_bytes: 0,
             replies: Vec::new(),
@@ -193,6 +199,10 @@ impl Volume {
 
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced
+    }
+
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy
     }
 
     pub(super) fn replies(&mut self) -> impl Iterator<Item = (Ticket, Result<Reply, Failure>)> {
@@ -336,6 +346,10 @@ impl Volume {
         while let Some(index) = self.stirred.pop_first() {
             if self.segments[index].is_fenced() && !self.fenced {
                 self.fence();
+            }
+            if self.segments[index].is_lossy() {
+                self.lossy = true;
+                self.attachment.unbroken_since = self.attachment.epoch;
             }
             let completions: Vec<Completion> = self.segments[index].completions().collect();
             completions.into_iter().for_each(|completion| self.completed(completion, now, links));

@@ -40,6 +40,8 @@ const READ_ONLY_SUFFIX: &str = "+ro";
 pub(super) struct ClientLink {
     pub(super) volume: VolumeId,
     pub(super) closed: CancellationToken,
+    /// Whether it was told that the attachment goes on from an earlier one, and may rely on that.
+    pub(super) goes_on: bool,
     outbox: Outbox<ClientSocket>,
     account: Rc<Account>,
     under_way: Rc<Cell<usize>>,
@@ -73,7 +75,7 @@ pub(super) enum ClientError {
     Stalled,
     #[error("it did not fetch its last answers")]
     Unfetched,
-    #[error("its volume is no longer attached here")]
+    #[error("what it was told of its volume's attachment does not hold any more")]
     Fenced,
 }
 
@@ -120,6 +122,12 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         () = shell.shutdown.cancelled() => return Ok(()),
     };
     let Some((volume, export, negotiated)) = chosen.map_err(|_| ClientError::Slow)?? else { return Ok(()) };
+    // While it was told, the attachment may have ended, and another one begun: from here on it hears of that.
+    if export.attachment != attach::info(shell, volume) {
+        return Err(ClientError::Fenced);
+    }
+    let goes_on =
+        negotiated.knows_attachment && export.attachment.is_some_and(|at| at.unbroken_since < at.epoch);
     let id = ClientId(shell.next_number());
     let outbox = Outbox::new(socket.clone());
     let account = shell.memory.open();
@@ -128,6 +136,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
     let link = ClientLink {
         volume,
         closed: closed.clone(),
+        goes_on,
         outbox: outbox.clone(),
         account: account.clone(),
         under_way: under_way.clone(),
@@ -256,6 +265,7 @@ fn export(shell: &Shell, name: &str, volume: VolumeId) -> Result<ExportInfo, Exp
         multi_conn: true,
         block_sizes: BlockSizes::new(1, BLOCK_BYTES as u32, PAYLOAD_BYTES_MAX)
             .expect("sizes that fit each other"),
+        attachment: Some(attach::info(shell, volume).ok_or_else(gone)?),
     })
 }
 

@@ -94,6 +94,8 @@ pub(crate) struct World {
     /// What the cluster manager wants kept, should a node ask.
     kept: KeptSnapshots,
     pub(crate) replies: Vec<(Ticket, Result<Reply, Failure>)>,
+    /// How many answers there were when the attachment turned out to be lossy.
+    pub(crate) lossy_after: Option<usize>,
 }
 
 /// Everything shorter than in life, so that leases end and begin within a few thousand steps.
@@ -149,6 +151,7 @@ impl World {
             next_ticket: 0,
             kept: KeptSnapshots::default(),
             replies: Vec::new(),
+            lossy_after: None,
         };
         for index in 0..nodes {
             world.format(index);
@@ -318,13 +321,16 @@ impl World {
         let instance = InstanceId([self.epoch as u8 + 2; 16]);
         self.core = Core::new(instance, RETAINED_BYTES, timing);
         self.replies.clear();
+        self.lossy_after = None;
         self.attach();
     }
 
     fn attach(&mut self) {
         self.epoch += 1;
+        // No other gateway ever has it, as the cluster manager knows.
+        let (epoch, unbroken_since) = (Epoch(self.epoch), Epoch(1));
         let attachment =
-            Attachment { epoch: Epoch(self.epoch), void: None, steward: false, revision: self.epoch };
+            Attachment { epoch, unbroken_since, void: None, steward: false, revision: self.epoch };
         self.core.attach(self.spec.clone(), attachment, self.now);
         self.carry_out_core();
     }
@@ -445,6 +451,7 @@ impl World {
                 Output::Cut(node, _) => self.disconnect(node.0 as usize - 1),
                 Output::Reply(ticket, reply) => self.replies.push((ticket, reply)),
                 Output::Fenced(id) => panic!("volume {id} was fenced though nobody else wanted it"),
+                Output::Lossy(_) => self.lossy_after = Some(self.replies.len()),
             }
         }
     }
