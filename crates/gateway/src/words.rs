@@ -68,6 +68,7 @@ pub fn view(view: &v1::GatewayView) -> View {
             epoch: Epoch(attachment.epoch),
             instance: InstanceId::from_slice(&attachment.instance)?,
             steward: attachment.steward,
+            lossy: attachment.lossy,
             taking: volume
                 .snapshots
                 .iter()

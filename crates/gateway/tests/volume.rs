@@ -592,6 +592,38 @@ fn a_lossy_attachment_breaks_the_run_before_it_answers_anything() {
     assert_eq!(unbroken_since(&world), Epoch(3));
 }
 
+/// A2: the replicas of an attachment that has begun do not tell what they lacked. So it does not begin before it is on record,
+/// and a gateway that dies until then leaves the next one as it was.
+#[test]
+fn a_lossy_attachment_begins_when_it_is_on_record() {
+    let mut world = World::new(4, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    done(&mut world, ClientOperation::Write { offset: 0, data: Bytes::from(vec![7; 4096]), durable: false });
+    (0..3).for_each(|node| world.kill(node, true));
+    (0..3).for_each(|node| world.start(node));
+    world.records_loss = false;
+    for _ in 0..2 {
+        world.restart_gateway_after_outage();
+        world.submit(ClientOperation::Flush);
+        let lossy = (0..400_000).any(|_| {
+            world.step();
+            world.lossy_after.is_some()
+        });
+        assert!(lossy);
+        // Enough to begin many times over.
+        (0..2_000).for_each(|_| world.step());
+        let report = &world.core.reports()[0];
+        assert!(report.lossy && !report.available && world.replies.is_empty(), "{report:?}");
+    }
+    let ticket = world.submit(ClientOperation::Flush);
+    world.record_loss();
+    assert_eq!(world.answer(ticket), Ok(Reply::Done));
+    // From now on nothing tells of it any more.
+    world.records_loss = true;
+    world.restart_gateway_after_outage();
+    world.heal();
+    assert_eq!(world.lossy_after, None);
+}
+
 #[test]
 fn zeros_without_holes_take_space_and_holes_give_it_back() {
     let mut world = World::new(3, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);

@@ -135,6 +135,8 @@ pub(super) struct Volume {
     fenced: bool,
     /// Whether accepted writes may have been lost (rule A2). It stays so: a client may have been told.
     lossy: bool,
+    /// Whether the cluster manager has put that on record.
+    loss_recorded: bool,
     /// Segments that something has happened to since completions were last taken.
     stirred: BTreeSet<usize>,
     in_flight_bytes: usize,
@@ -169,6 +171,7 @@ impl Volume {
             serving: false,
             fenced: false,
             lossy: false,
+            loss_recorded: false,
             stirred: BTreeSet::new(),
             in_flight_bytes: 0,
             replies: Vec::new(),
@@ -203,6 +206,14 @@ impl Volume {
 
     pub(super) fn is_lossy(&self) -> bool {
         self.lossy
+    }
+
+    /// Rule A2: it is known to whoever attaches next, so that this attachment may begin.
+    pub(super) fn loss_is_recorded(&mut self) {
+        if !self.loss_recorded {
+            self.loss_recorded = true;
+            self.segments.iter_mut().for_each(Segment::loss_is_recorded);
+        }
     }
 
     pub(super) fn replies(&mut self) -> impl Iterator<Item = (Ticket, Result<Reply, Failure>)> {
@@ -276,10 +287,15 @@ impl Volume {
                 epoch: self.attachment.epoch,
                 instance: self.instance,
                 void: self.attachment.void,
+                records_loss: true,
                 retained_bytes_max: self.retained_bytes_max,
                 timing: self.timing,
             };
-            self.segments.push(Segment::new(config, now));
+            let mut segment = Segment::new(config, now);
+            if self.loss_recorded {
+                segment.loss_is_recorded();
+            }
+            self.segments.push(segment);
             self.serving = false;
         }
     }
