@@ -218,7 +218,7 @@ impl World {
         // Only an attachment that began may have lost anything for good; while it may still begin it is looked at again.
         export.judged = report.available;
         if report.lossy {
-            self.observer.attachment_is_lossy(export.epoch);
+            self.observer.attachment_is_lossy(export.epoch, report.available);
         }
     }
 
