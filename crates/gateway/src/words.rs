@@ -125,3 +125,17 @@ fn replica_report(status: &ReplicaStatus) -> v1::ReplicaReport {
     }
     report
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_is_unbroken_since_itself_where_nobody_says_more() {
+        let since = |told| {
+            let attachment = v1::Attachment { epoch: 5, unbroken_since: told, ..v1::Attachment::default() };
+            unbroken_since(&attachment).0
+        };
+        assert_eq!([0, 1, 3, 5, 6].map(since), [5, 1, 3, 5, 5]);
+    }
+}
