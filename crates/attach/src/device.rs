@@ -4,6 +4,7 @@
 //! identifier. So there is no state that could be wrong after a crash.
 
 use crate::lock;
+use crate::origin::Origin;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fmt;
@@ -77,18 +78,24 @@ impl FromStr for Device {
     }
 }
 
-/// What a device of ours is, in one line that the kernel keeps with it.
+/// What a device of ours is, in one line that the kernel keeps with it: `quoin:GATEWAY#ORIGIN/VOLUME`. It cannot be changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// The gateway, `host:port`.
     pub gateway: String,
     /// The volume's name.
     pub volume: String,
+    /// What it began with. A gateway of before that was known has not said, and no `#` stands there.
+    pub origin: Option<Origin>,
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}{}/{}", self.gateway, self.volume)
+        write!(f, "{SCHEME}{}", self.gateway)?;
+        if let Some(origin) = &self.origin {
+            write!(f, "#{origin}")?;
+        }
+        write!(f, "/{}", self.volume)
     }
 }
 
@@ -98,7 +105,11 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (gateway, volume) =
             text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NotOurs)?;
-        Ok(Self { gateway: gateway.to_owned(), volume: volume.to_owned() })
+        let (gateway, origin) = match gateway.split_once('#') {
+            Some((gateway, origin)) => (gateway, Some(origin.parse().map_err(|_| NotOurs)?)),
+            None => (gateway, None),
+        };
+        Ok(Self { gateway: gateway.to_owned(), volume: volume.to_owned(), origin })
     }
 }
 
@@ -289,7 +300,7 @@ mod tests {
         let found = places.attached().unwrap();
         let expected = Attached {
             device: Device(3),
-            backend: Backend { gateway: "10.0.0.1:10809".into(), volume: "vol1".into() },
+            backend: Backend { gateway: "10.0.0.1:10809".into(), volume: "vol1".into(), origin: None },
             size_bytes: 1 << 20,
             read_only: false,
             connections: 2,
@@ -312,9 +323,16 @@ mod tests {
         for bad in ["", "/dev/sda", "/dev/nbd", "/dev/nbd+1", "/dev/nbd1p1", "/dev/nbd99999999999"] {
             assert_eq!(bad.parse::<Device>(), Err(DeviceError), "{bad}");
         }
-        let backend = Backend { gateway: "[::1]:10809".into(), volume: "a".into() };
-        assert_eq!(backend.to_string().parse(), Ok(backend));
-        assert_eq!("nbd://x/y".parse::<Backend>(), Err(NotOurs));
+        let origin = "00112233445566778899aabbccddeeff.7.12";
+        for origin in [None, Some(origin.parse().unwrap())] {
+            let backend = Backend { gateway: "[::1]:10809".into(), volume: "a/b".into(), origin };
+            assert_eq!(backend.to_string().parse(), Ok(backend));
+        }
+        let text = format!("quoin:[::1]:10809#{origin}/a");
+        assert_eq!(text.parse::<Backend>().unwrap().to_string(), text);
+        for bad in ["nbd://x/y", "quoin:x:1#12/y"] {
+            assert_eq!(bad.parse::<Backend>(), Err(NotOurs), "{bad}");
+        }
         assert_eq!(unescaped("a\\134b\\0409\\x"), "a\\b 9\\x");
     }
 }

@@ -34,6 +34,22 @@ pub enum Error {
         /// Why.
         error: OpenError,
     },
+    /// The gateway has the volume, but not as the device had it.
+    #[error(
+        "volume {0} was with another gateway meanwhile, has lost writes or is another volume by now: what this machine has \
+         cached of it may be wrong"
+    )]
+    Interrupted(String),
+    /// The gateway does not tell whether it has the volume as the device had it.
+    #[error(
+        "the gateway at {address} does not say since when it has volume {volume}, as one of a later version has done before"
+    )]
+    Untold {
+        /// Where.
+        address: String,
+        /// Which.
+        volume: String,
+    },
     /// Several connections were asked for, and the export is not made for them.
     #[error("the gateway does not allow several connections to one volume")]
     OneConnectionOnly,

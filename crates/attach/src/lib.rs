@@ -15,8 +15,10 @@ pub mod filesystem;
 mod link;
 mod lock;
 pub mod netlink;
+mod origin;
 mod session;
 mod upstream;
 
 pub use error::Error;
+pub use origin::{Origin, OriginError};
 pub use session::{Ended, Options, Session, detach};

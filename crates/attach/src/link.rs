@@ -3,12 +3,17 @@
 //! When the gateway breaks, it connects again and sends what is unanswered again, for as long as it takes. When the kernel
 //! breaks, which it does after its own time-out, it is given a new socket.
 //!
+//! **No stale cache.** It goes on only if nobody else can have changed the volume meanwhile, and nothing that was accepted is
+//! lost ([`Origin`]): what the kernel has cached would be wrong, and what it writes back would overwrite what it has not seen.
+//! Otherwise nothing is sent again, and all requests fail.
+//!
 //! **No stale write.** A kernel that lost patience sends the request again, perhaps on another connection, and takes its
 //! answer for the end of it. Were the first one carried out after that, it could undo a later write. So nothing that
 //! changes data is passed on, on any connection of the device, while such a request is unanswered for half the kernel's
 //! time-out: the second sending always finds the first one answered, or its gateway gone.
 
 use crate::Error;
+use crate::origin::Origin;
 use crate::upstream::Upstream;
 use bytes::BytesMut;
 use quoin_disk::clock;
@@ -38,13 +43,15 @@ pub(crate) struct Shared {
     pub(crate) gateway: String,
     pub(crate) volume: String,
     pub(crate) export: OpenedExport,
+    /// What the device began with, if the gateway said so.
+    pub(crate) origin: Option<Origin>,
     /// The kernel's time-out for a request.
     pub(crate) timeout: Duration,
     /// What is unanswered, one for each connection.
     pub(crate) relays: Vec<RefCell<Relay>>,
     /// Something was answered, or given up.
     pub(crate) answered: Notify,
-    /// The volume belongs to another gateway now: all requests fail.
+    /// The volume belongs to another gateway now, or did in between: all requests fail.
     pub(crate) fenced: CancellationToken,
     /// This process is about to leave: nothing more is read from the kernel.
     pub(crate) leaving: CancellationToken,
@@ -106,7 +113,7 @@ impl Link {
                 Broken::Fenced => {
                     tracing::error!(
                         volume = shared.volume,
-                        "all requests fail until the volume is detached here"
+                        "all requests fail until the volume is detached here: `quoin detach --force`, then attach it again"
                     );
                     shared.fenced.cancel();
                     upstream = None;
@@ -260,10 +267,16 @@ impl Shared {
         let mut pause = RETRY_MIN;
         let mut logged_at = since_boot();
         loop {
-            let error = match Upstream::open(&self.gateway, &self.volume).await {
+            let opened = Upstream::open(&self.gateway, &self.volume).await;
+            let opened = opened.and_then(|open| open.continues(self.origin, &self.gateway, &self.volume));
+            let error = match opened {
                 Ok(upstream) if upstream.export.size_bytes >= self.export.size_bytes => return Ok(upstream),
                 Ok(_) => {
                     tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");
+                    return Err(Broken::Fenced);
+                }
+                Err(error @ Error::Interrupted(_)) => {
+                    tracing::error!(%error, "going on would mix it with what is there now");
                     return Err(Broken::Fenced);
                 }
                 Err(error @ Error::Open { error: OpenError::Unknown(_), .. }) => {

@@ -1,7 +1,7 @@
 //! A connection between a kernel and a gateway that are both played here, byte by byte.
 
 use super::*;
-use quoin_nbd::{BlockSizes, ExportInfo, Handshake, Limits, Step};
+use quoin_nbd::{AttachmentInfo, BlockSizes, ExportInfo, Handshake, Limits, Step};
 use std::future::Future;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -28,26 +28,37 @@ async fn expect(stream: &mut (impl tokio::io::AsyncRead + Unpin), bytes: &[u8]) 
     assert!(read == bytes, "{read:02x?} instead of {bytes:02x?}");
 }
 
+/// What the devices here began with.
+const FIRST: AttachmentInfo = AttachmentInfo { cluster: [3; 16], volume: 7, epoch: 5, unbroken_since: 2 };
+
 /// A gateway that speaks the handshake by itself, and nothing else.
 struct Gateway(TcpListener);
 
 impl Gateway {
     async fn accept(&self) -> TcpStream {
-        self.accept_with(64 << 20).await
+        self.accept_with(64 << 20, Some(FIRST)).await
+    }
+
+    async fn accept_under(&self, unbroken_since: u64, epoch: u64) -> TcpStream {
+        self.accept_with(64 << 20, Some(AttachmentInfo { epoch, unbroken_since, ..FIRST })).await
     }
 
     /// The next client that stays for the handshake.
-    async fn accept_with(&self, size_bytes: u64) -> TcpStream {
+    async fn accept_with(&self, size_bytes: u64, attachment: Option<AttachmentInfo>) -> TcpStream {
         loop {
             let (stream, _) = self.0.accept().await.unwrap();
-            if let Ok(stream) = shake_hands(stream, size_bytes).await {
+            if let Ok(stream) = shake_hands(stream, size_bytes, attachment).await {
                 return stream;
             }
         }
     }
 }
 
-async fn shake_hands(mut stream: TcpStream, size_bytes: u64) -> io::Result<TcpStream> {
+async fn shake_hands(
+    mut stream: TcpStream,
+    size_bytes: u64,
+    attachment: Option<AttachmentInfo>,
+) -> io::Result<TcpStream> {
     let mut handshake = Handshake::new(Limits::default());
     let mut input = BytesMut::new();
     loop {
@@ -65,6 +76,7 @@ async fn shake_hands(mut stream: TcpStream, size_bytes: u64) -> io::Result<TcpSt
                 read_only: false,
                 multi_conn: true,
                 block_sizes: BlockSizes::default(),
+                attachment,
             })),
             Step::Transmission { .. } => return Ok(stream),
             other => panic!("{other:?}"),
@@ -102,11 +114,13 @@ impl Bench {
             flags: 0x16d,
             block_bytes_min: 1,
             payload_bytes_max: 32 << 20,
+            attachment: Some(FIRST),
         };
         let shared = Rc::new(Shared {
             gateway: gateway.0.local_addr().unwrap().to_string(),
             volume: "vol1".into(),
             export,
+            origin: Some(FIRST.into()),
             timeout,
             relays: (0..connections).map(|_| RefCell::new(Relay::default())).collect(),
             answered: Notify::new(),
@@ -284,7 +298,112 @@ fn a_volume_that_has_shrunk_is_another_one() {
         let (mut kernel, _link) = bench.link(0);
         drop(bench.gateway.accept().await);
         kernel.write_all(&request(3, 1, 0, b"")).await.unwrap();
-        bench.gateway.accept_with(32 << 20).await;
+        bench.gateway.accept_with(32 << 20, Some(FIRST)).await;
         expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+/// Until the other side has left, without a word.
+async fn expect_silence(mut gateway: TcpStream) {
+    let mut said = Vec::new();
+    gateway.read_to_end(&mut said).await.unwrap();
+    assert!(said.is_empty(), "{said:02x?}");
+}
+
+#[test]
+fn within_a_run_a_device_goes_on_through_any_number_of_attachments() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        let mut gateway = bench.gateway.accept_under(5, 5).await;
+        let write = request(1, 1, 1, b"x");
+        kernel.write_all(&write).await.unwrap();
+        for (unbroken_since, epoch) in [(2, 6), (5, 9), (2, 40)] {
+            expect(&mut gateway, &write).await;
+            drop(gateway);
+            gateway = bench.gateway.accept_under(unbroken_since, epoch).await;
+        }
+        expect(&mut gateway, &write).await;
+        gateway.write_all(&reply(0, 1, b"")).await.unwrap();
+        expect(&mut kernel, &reply(0, 1, b"")).await;
+    });
+}
+
+/// The attachment was found to be lossy when the device had gone on with it: it is not the one that the device began with.
+#[test]
+fn a_device_that_has_gone_on_with_a_lossy_attachment_ends_when_that_is_known() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        drop(bench.gateway.accept().await);
+        let mut gateway = bench.gateway.accept_under(2, 6).await;
+        let flush = request(3, 1, 0, b"");
+        kernel.write_all(&flush).await.unwrap();
+        expect(&mut gateway, &flush).await;
+        drop(gateway);
+        expect_silence(bench.gateway.accept_under(6, 6).await).await;
+        expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+#[test]
+fn nothing_is_sent_again_to_a_gateway_that_another_one_came_between() {
+    play(async {
+        let bench = Bench::new(2, Duration::from_secs(30)).await;
+        let (mut first, one) = bench.link(0);
+        let mut gateway_of_first = bench.gateway.accept().await;
+        let (mut second, two) = bench.link(1);
+        let mut gateway_of_second = bench.gateway.accept().await;
+        let (write, flush) = (request(1, 1, 1, b"x"), request(3, 2, 0, b""));
+        first.write_all(&write).await.unwrap();
+        second.write_all(&flush).await.unwrap();
+        expect(&mut gateway_of_first, &write).await;
+        expect(&mut gateway_of_second, &flush).await;
+        // One comes back within the run, and the other one later, when somebody else had the volume.
+        drop(gateway_of_first);
+        let mut gateway_of_first = bench.gateway.accept_under(2, 6).await;
+        expect(&mut gateway_of_first, &write).await;
+        drop(gateway_of_second);
+        expect_silence(bench.gateway.accept_under(8, 8).await).await;
+        expect(&mut second, &reply(108, 2, b"")).await;
+        expect(&mut first, &reply(108, 1, b"")).await;
+        expect_silence(gateway_of_first).await;
+        for (mut kernel, link) in [(first, one), (second, two)] {
+            kernel.write_all(&[request(0, 3, 4096, b""), request(2, 0, 0, b"")].concat()).await.unwrap();
+            expect(&mut kernel, &reply(108, 3, b"")).await;
+            link.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn another_volume_of_the_same_name_is_another_one() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        drop(bench.gateway.accept().await);
+        kernel.write_all(&request(3, 1, 0, b"")).await.unwrap();
+        let other = AttachmentInfo { volume: 8, epoch: 5, unbroken_since: 1, ..FIRST };
+        expect_silence(bench.gateway.accept_with(64 << 20, Some(other)).await).await;
+        expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+/// It is of an older version. What it does not say may still be said later.
+#[test]
+fn requests_wait_while_the_gateway_does_not_say_whether_they_may_go_on() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        drop(bench.gateway.accept().await);
+        let flush = request(3, 1, 0, b"");
+        kernel.write_all(&flush).await.unwrap();
+        for _ in 0..2 {
+            expect_silence(bench.gateway.accept_with(64 << 20, None).await).await;
+        }
+        let mut gateway = bench.gateway.accept_under(2, 6).await;
+        expect(&mut gateway, &flush).await;
+        gateway.write_all(&reply(0, 1, b"")).await.unwrap();
+        expect(&mut kernel, &reply(0, 1, b"")).await;
     });
 }

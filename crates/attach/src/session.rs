@@ -6,6 +6,7 @@ use crate::link::{Link, Shared, Sockets};
 use crate::lock::{self, Lock};
 use crate::netlink::Control;
 use crate::netlink::message::Connect;
+use crate::origin::Origin;
 use crate::upstream::Upstream;
 use quoin_nbd::client::{OpenedExport, Relay};
 use std::cell::RefCell;
@@ -94,17 +95,25 @@ impl Session {
         for _ in 1..connections {
             upstreams.push(Upstream::open(&options.gateway, &options.volume).await?);
         }
+        // The kernel has kept it for a device that there is.
+        let told = upstreams[0].export.attachment.map(Origin::from);
+        let origin = former.as_ref().and_then(|former| former.backend.origin).or(told);
+        let continued = upstreams
+            .into_iter()
+            .map(|upstream| upstream.continues(origin, &options.gateway, &options.volume));
+        let upstreams = continued.collect::<Result<Vec<_>, _>>()?;
         let (kernels, ours) = pairs(upstreams.len())?;
         let export = upstreams[0].export;
         let (device, backend, timeout) = match &former {
             Some(former) => take_over(&mut control, &places, former, options, &kernels)?,
-            None => make(&mut control, &places, options, export, &kernels)?,
+            None => make(&mut control, &places, options, (export, origin), &kernels)?,
         };
         drop(kernels);
         let shared = Rc::new(Shared {
             gateway: options.gateway.clone(),
             volume: options.volume.clone(),
             export,
+            origin,
             timeout,
             relays: upstreams.iter().map(|_| RefCell::new(Relay::default())).collect(),
             answered: Notify::new(),
@@ -215,10 +224,11 @@ fn make(
     control: &mut Control,
     places: &Places,
     options: &Options,
-    export: OpenedExport,
+    (export, origin): (OpenedExport, Option<Origin>),
     kernels: &[StdUnixStream],
 ) -> Result<(Device, String, Duration), Error> {
-    let backend = Backend { gateway: options.gateway.clone(), volume: options.volume.clone() }.to_string();
+    let (gateway, volume) = (options.gateway.clone(), options.volume.clone());
+    let backend = Backend { gateway, volume, origin }.to_string();
     let connect = Connect {
         index: options.device.map(|device| device.0),
         size_bytes: export.size_bytes,

@@ -1,6 +1,7 @@
 //! A connection to the gateway with an open export.
 
 use crate::Error;
+use crate::origin::Origin;
 use bytes::BytesMut;
 use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport};
 use quoin_transport::Queue;
@@ -39,6 +40,21 @@ impl Upstream {
                 Error::Open { address: address.to_owned(), volume: volume.to_owned(), error }
             }
         })
+    }
+
+    /// Checks that the requests of a device that began with `origin` may go on here. `address` and `volume` are for the error.
+    pub(crate) fn continues(
+        self,
+        origin: Option<Origin>,
+        address: &str,
+        volume: &str,
+    ) -> Result<Self, Error> {
+        let Some(origin) = origin else { return Ok(self) };
+        match &self.export.attachment {
+            Some(now) if origin.is_continued_by(now) => Ok(self),
+            Some(_) => Err(Error::Interrupted(volume.to_owned())),
+            None => Err(Error::Untold { address: address.to_owned(), volume: volume.to_owned() }),
+        }
     }
 
     async fn handshake(mut stream: TcpStream, volume: &str) -> Result<Self, Failure> {

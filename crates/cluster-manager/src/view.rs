@@ -192,6 +192,7 @@ fn stored_volume(volume: &Volume, segments: &[Segment]) -> v1::Volume {
             epoch: attachment.epoch.0,
             lossy: attachment.lossy,
             steward: attachment.steward,
+            unbroken_since: volume.unbroken_since().map_or(0, |epoch| epoch.0),
             ..v1::Attachment::default()
         }),
         revision: volume.revision,

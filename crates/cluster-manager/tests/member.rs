@@ -339,6 +339,33 @@ fn a_lossy_attachment_is_recorded_once() {
 }
 
 #[test]
+fn a_gateway_is_told_since_when_it_has_a_volume_without_a_break() {
+    let mut group = Group::with_volume();
+    let told = |group: &mut Group, gateway: &str| {
+        let Reply::Attach(reply) = group.reply(attach(gateway)) else { panic!() };
+        let attachment = reply.volume.unwrap().attachment.unwrap();
+        (attachment.epoch, attachment.unbroken_since)
+    };
+    assert_eq!(told(&mut group, "gw-a"), (1, 1));
+    assert_eq!(told(&mut group, "gw-a"), (2, 1), "it was killed, and is back");
+    // What it waits for before a lossy attachment begins is in the view that it watches.
+    let shown = |group: &Group| {
+        let view = group.members[&1].gateway_view(&GatewayId("gw-a".to_owned()));
+        let attachment = view.volumes[0].attachment.clone().unwrap();
+        (attachment.lossy, attachment.unbroken_since)
+    };
+    assert_eq!(shown(&group), (false, 1));
+    let before = group.members[&1].state().gateway_revision(&GatewayId("gw-a".to_owned()));
+    group.reply(report("gw-a", vec![v1::AttachmentReport { lossy: true, ..clients(2, 0).remove(0) }]));
+    assert_eq!(shown(&group), (true, 2));
+    let after = group.members[&1].state().gateway_revision(&GatewayId("gw-a".to_owned()));
+    assert!(after > before, "it is news");
+    assert_eq!(told(&mut group, "gw-a"), (3, 2));
+    group.reply(report("gw-a", clients(3, 0)));
+    assert_eq!(told(&mut group, "gw-b"), (4, 4));
+}
+
+#[test]
 fn a_node_that_stops_is_let_go_when_it_stands_in_the_state() {
     let mut group = Group::with_volume();
     let heartbeat = |leaving| {

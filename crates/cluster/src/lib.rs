@@ -25,4 +25,4 @@ pub use health::{Absence, Cause, ClusterTime, Health, HealthChange};
 pub use refusal::{Refusal, RefusalKind};
 pub use segment::{Change, ChangeStage, Replica, ReplicaState, Segment};
 pub use state::{Node, State};
-pub use volume::{Attachment, Snapshot, SnapshotState, Volume, VolumeStage};
+pub use volume::{Attachment, Run, Snapshot, SnapshotState, Volume, VolumeStage};

@@ -22,6 +22,16 @@ pub struct Attachment {
     pub steward: bool,
 }
 
+/// Attachments of one gateway, one after the other, by which it served its clients: no other gateway had the volume for
+/// clients in between, and nothing that was accepted was lost. Caches that clients began to fill within it are true to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The gateway, by its operator's name for it.
+    pub gateway: GatewayId,
+    /// The first of them.
+    pub since: Epoch,
+}
+
 /// How far a snapshot has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SnapshotState {
@@ -82,6 +92,9 @@ pub struct Volume {
     pub epoch: Epoch,
     /// Who may write.
     pub attachment: Option<Attachment>,
+    /// Who last had it for clients, and since when without a break. It outlives the attachment: a gateway that is upgraded
+    /// detaches, and goes on.
+    pub run: Option<Run>,
     /// Whether its last attachment ended without saying that every replica has everything: a steward has to look.
     pub dirty: bool,
     /// The slices, in order; while growing also those not yet served.
@@ -174,14 +187,27 @@ impl Volume {
         self.segments.iter_mut().flat_map(|segment| segment.replicas.iter_mut())
     }
 
+    /// Since which epoch the gateway that it is attached to for clients has had it without a break.
+    pub fn unbroken_since(&self) -> Option<Epoch> {
+        let serving = self.attachment.as_ref().filter(|attachment| !attachment.steward)?;
+        // There is always one: whoever attaches for clients begins it or goes on with it.
+        Some(self.run.as_ref().map_or(serving.epoch, |run| run.since))
+    }
+
     /// Puts another attachment, or none, in the place of the present one. A snapshot that was being taken ends with it, for
     /// its records are in the streams of that epoch alone; one that waited for an attachment is taken by the next.
+    ///
+    /// A steward (rule C4) breaks no run: it has no clients that could write.
     pub(crate) fn set_attachment(&mut self, next: Option<Attachment>) {
         self.snapshots.retain(|snapshot| snapshot.state == SnapshotState::Ready || snapshot.epoch.is_none());
         if let Some(next) = &next {
             self.epoch = next.epoch;
             let waiting = self.snapshots.iter_mut().filter(|snapshot| snapshot.epoch.is_none());
             waiting.for_each(|snapshot| snapshot.epoch = Some(next.epoch));
+            let goes_on = next.steward || self.run.as_ref().is_some_and(|run| run.gateway == next.gateway);
+            if !goes_on {
+                self.run = Some(Run { gateway: next.gateway.clone(), since: next.epoch });
+            }
         }
         self.attachment = next;
     }

@@ -8,7 +8,7 @@ use quoin_cluster::{
     apply, apply_proposal,
 };
 use quoin_types::{
-    Epoch, Generation, NodeId, ReplicaId, ReplicaRole, SegmentId, SnapshotId, VolumeId, joint,
+    Epoch, GatewayId, Generation, NodeId, ReplicaId, ReplicaRole, SegmentId, SnapshotId, VolumeId, joint,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use support::{initialised_with, step};
@@ -29,8 +29,17 @@ struct History {
     configurations: BTreeMap<SegmentId, (Generation, Configuration)>,
     snapshots: BTreeMap<SnapshotId, (VolumeId, String, SnapshotState)>,
     snapshots_gone: BTreeSet<SnapshotId>,
+    runs: BTreeMap<VolumeId, Vec<Given>>,
     revision: u64,
     ids_max: [u64; 4],
+}
+
+/// An attachment that was given.
+struct Given {
+    gateway: GatewayId,
+    epoch: Epoch,
+    steward: bool,
+    lossy: bool,
 }
 
 impl History {
@@ -48,6 +57,7 @@ impl History {
             let named = state.volume_named(&volume.name).map(|named| named.id);
             assert_eq!(named == Some(volume.id), !volume.deleting, "names are those of living volumes");
         }
+        self.check_runs(state);
         self.check_replicas(state);
         self.check_configurations(state, command);
         self.check_snapshots(state);
@@ -103,6 +113,40 @@ impl History {
                         assert_eq!(voters(&before).len(), voters(&now).len());
                     }
                     _ => assert!(majorities_meet(&before, &now), "{before:?} and {now:?} can be split"),
+                }
+            }
+        }
+    }
+
+    /// The dumb twin of `Volume::run`: looks back over all attachments that were ever given.
+    fn check_runs(&mut self, state: &State) {
+        for volume in state.volumes().values() {
+            let Some(now) = &volume.attachment else {
+                assert_eq!(volume.unbroken_since(), None);
+                continue;
+            };
+            let given = self.runs.entry(volume.id).or_default();
+            if given.last().is_none_or(|last| last.epoch != now.epoch) {
+                let (gateway, epoch, steward) = (now.gateway.clone(), now.epoch, now.steward);
+                given.push(Given { gateway, epoch, steward, lossy: false });
+            }
+            given.last_mut().expect("just pushed").lossy = now.lossy;
+            let mut unbroken = BTreeSet::new();
+            for back in given.iter().rev() {
+                if !back.steward && back.gateway != now.gateway {
+                    break;
+                }
+                unbroken.extend((!back.steward).then_some(back.epoch));
+                if back.lossy {
+                    break;
+                }
+            }
+            let served = given.iter().filter(|given| !given.steward).map(|given| given.epoch);
+            match volume.unbroken_since() {
+                None => assert!(now.steward),
+                Some(since) => {
+                    assert!(!now.steward);
+                    assert_eq!(served.filter(|epoch| *epoch >= since).collect::<BTreeSet<_>>(), unbroken);
                 }
             }
         }
@@ -245,7 +289,7 @@ fn a_command_that_is_refused_is_tried_anew() {
     let mut state = initialised_with(3);
     let attach = Command::Attach {
         volume: "none".to_owned(),
-        gateway: quoin_types::GatewayId("gw".to_owned()),
+        gateway: GatewayId("gw".to_owned()),
         instance: quoin_types::InstanceId([1; 16]),
         expected_epoch: Epoch::ZERO,
     };

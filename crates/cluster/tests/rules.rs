@@ -2,6 +2,8 @@
 
 mod support;
 
+use prost::Message as _;
+use quoin_api::v1;
 use quoin_cluster::apply::check_next_start;
 use quoin_cluster::command::RegisterNode;
 use quoin_cluster::{Command, Outcome, Refusal, ReplicaState, State, VolumeStage, apply};
@@ -57,6 +59,88 @@ fn a_volume_is_attached_once_it_exists_everywhere() {
     apply(&mut state, &detach("b", 2)).unwrap();
     let volume = state.volume_named("v").unwrap();
     assert_eq!((volume.attachment.is_none(), volume.epoch), (true, Epoch(2)));
+}
+
+/// What a gateway's clients may go on with: what they were told under any epoch from this one on holds (rules A2, C4).
+#[test]
+fn a_gateway_has_a_volume_without_a_break_until_another_one_had_it_or_something_was_lost() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    let id = state.volume_named("v").unwrap().id;
+    let since = |state: &State| state.volume_named("v").unwrap().unbroken_since().map(|epoch| epoch.0);
+    let detach = |state: &mut State, gateway: &str, epoch, clean| {
+        let (volume, gateway) = ("v".to_owned(), GatewayId(gateway.to_owned()));
+        apply(state, &Command::Detach { volume, gateway, epoch: Epoch(epoch), clean }).unwrap();
+    };
+    let steward = |state: &mut State, gateway: &str, expected| {
+        let (gateway, instance) = (GatewayId(gateway.to_owned()), InstanceId([3; 16]));
+        let expected_epoch = Epoch(expected);
+        apply(state, &Command::AssignSteward { volume: id, gateway, instance, expected_epoch }).unwrap();
+    };
+    let lose = |state: &mut State, epoch| {
+        apply(state, &Command::MarkLossy { volume: id, epoch: Epoch(epoch) }).unwrap();
+    };
+    assert_eq!(since(&state), None);
+    attach(&mut state, "a", 0).unwrap();
+    assert_eq!(since(&state), Some(1));
+    // It is killed, and started again; then it is upgraded, and a steward looks after the volume meanwhile.
+    attach(&mut state, "a", 1).unwrap();
+    assert_eq!(since(&state), Some(1));
+    detach(&mut state, "a", 2, false);
+    assert_eq!(since(&state), None);
+    steward(&mut state, "b", 2);
+    assert_eq!(since(&state), None, "nobody is served by a steward");
+    attach(&mut state, "a", 3).unwrap();
+    assert_eq!(since(&state), Some(1));
+    // A member that comes by a snapshot knows it, too, attached or not.
+    assert_eq!(since(&State::decode(&state.encode()).unwrap()), Some(1));
+    detach(&mut state, "a", 4, true);
+    let mut state = State::decode(&state.encode()).unwrap();
+    attach(&mut state, "a", 4).unwrap();
+    assert_eq!(since(&state), Some(1));
+    // Another gateway, if only for a moment.
+    attach(&mut state, "b", 5).unwrap();
+    assert_eq!(since(&state), Some(6));
+    attach(&mut state, "a", 6).unwrap();
+    assert_eq!(since(&state), Some(7));
+    // Accepted writes may be gone: in its own attachment, or in that of a steward between two.
+    attach(&mut state, "a", 7).unwrap();
+    lose(&mut state, 7);
+    assert_eq!(since(&state), Some(7), "that attachment is over");
+    lose(&mut state, 8);
+    lose(&mut state, 8);
+    attach(&mut state, "a", 8).unwrap();
+    assert_eq!(since(&state), Some(8));
+    detach(&mut state, "a", 9, false);
+    steward(&mut state, "a", 9);
+    lose(&mut state, 10);
+    attach(&mut state, "a", 10).unwrap();
+    assert_eq!(since(&state), Some(10), "none of the epochs of before, nor of those that had clients");
+}
+
+/// Before format 4 it was not kept.
+#[test]
+fn a_run_begins_with_the_attachment_that_an_older_version_stored() {
+    let mut state = initialised();
+    create(&mut state, "v", 3);
+    settle(&mut state);
+    for epoch in 0..3 {
+        attach(&mut state, "a", epoch).unwrap();
+    }
+    let mut stored = v1::StateSnapshot::decode(state.encode().as_slice()).unwrap();
+    stored.format = 3;
+    stored.volumes[0].run = None;
+    let mut state = State::decode(&stored.encode_to_vec()).unwrap();
+    let since = |state: &State| state.volume_named("v").unwrap().unbroken_since();
+    assert_eq!(since(&state), Some(Epoch(3)));
+    attach(&mut state, "a", 3).unwrap();
+    assert_eq!(since(&state), Some(Epoch(3)));
+    // Whoever had it before it was detached is not known either.
+    stored.volumes[0].attachment = None;
+    let mut state = State::decode(&stored.encode_to_vec()).unwrap();
+    attach(&mut state, "a", 3).unwrap();
+    assert_eq!(since(&state), Some(Epoch(4)));
 }
 
 #[test]

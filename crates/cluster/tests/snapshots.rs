@@ -139,10 +139,10 @@ fn what_was_stored_before_there_were_snapshots_is_read_and_what_comes_after_is_r
     attach(&mut state).unwrap();
     // The format is the first field.
     let mut bytes = state.encode();
-    assert_eq!(bytes[..2], [0x08, 3]);
+    assert_eq!(bytes[..2], [0x08, 4]);
     bytes[1] = 2;
     assert_eq!(State::decode(&bytes).unwrap(), state);
-    bytes[1] = 4;
+    bytes[1] = 5;
     let refused = State::decode(&bytes).unwrap_err();
     assert!(refused.to_string().contains("later version"), "{refused}");
 }

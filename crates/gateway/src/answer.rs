@@ -183,8 +183,10 @@ mod tests {
             read_only: false,
             multi_conn: true,
             block_sizes: BlockSizes::default(),
+            attachment: None,
         };
-        Transmission::new(&export, Negotiated { replies, contexts: Vec::new() }, Limits::default()).replies()
+        Transmission::new(&export, Negotiated { replies, ..Negotiated::default() }, Limits::default())
+            .replies()
     }
 
     /// The types of the chunks of a structured reply, with their lengths.

@@ -41,6 +41,12 @@ pub fn spec(volume: &v1::Volume, nodes: &[v1::NodeAddress]) -> Option<VolumeSpec
     })
 }
 
+/// Since which epoch an attachment is unbroken; its own, if the cluster manager does not say.
+pub fn unbroken_since(attachment: &v1::Attachment) -> Epoch {
+    let known = Some(attachment.unbroken_since).filter(|since| (1..=attachment.epoch).contains(since));
+    Epoch(known.unwrap_or(attachment.epoch))
+}
+
 fn role(role: v1::ReplicaRole) -> ReplicaRole {
     match role {
         v1::ReplicaRole::Unspecified | v1::ReplicaRole::Voter => ReplicaRole::Voter,
@@ -62,6 +68,7 @@ pub fn view(view: &v1::GatewayView) -> View {
             epoch: Epoch(attachment.epoch),
             instance: InstanceId::from_slice(&attachment.instance)?,
             steward: attachment.steward,
+            lossy: attachment.lossy,
             taking: volume
                 .snapshots
                 .iter()
@@ -117,4 +124,18 @@ fn replica_report(status: &ReplicaStatus) -> v1::ReplicaReport {
         }
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_is_unbroken_since_itself_where_nobody_says_more() {
+        let since = |told| {
+            let attachment = v1::Attachment { epoch: 5, unbroken_since: told, ..v1::Attachment::default() };
+            unbroken_since(&attachment).0
+        };
+        assert_eq!([0, 1, 3, 5, 6].map(since), [5, 1, 3, 5, 5]);
+    }
 }

@@ -45,7 +45,8 @@ impl Gateway {
         };
         let core = Core::new(InstanceId([1; 16]), 1 << 20, Timing::default());
         let mut gateway = Self { core, placed: Vec::new() };
-        let attachment = Attachment { epoch: EPOCH, void: None, steward: false, revision: 1 };
+        let attachment =
+            Attachment { epoch: EPOCH, unbroken_since: EPOCH, void: None, steward: false, revision: 1 };
         gateway.core.attach(spec, attachment, NOW);
         for node in 1..=6 {
             gateway.core.on_session_up(NodeId(node), false, NOW);

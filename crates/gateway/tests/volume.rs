@@ -9,9 +9,9 @@ use quoin_replication::writer::Failure;
 use quoin_storage_node::node::KeptSnapshots;
 use quoin_store::View;
 use quoin_types::block::BlockState;
-use quoin_types::{Durability, SnapshotId};
+use quoin_types::{Durability, Epoch, SnapshotId};
 use std::collections::BTreeMap;
-use world::{Random, World};
+use world::{Random, VOLUME, World};
 
 const SEGMENT_BYTES: u64 = 256 << 10;
 const SEGMENTS: u32 = 3;
@@ -566,6 +566,62 @@ fn a_flush_covers_what_was_answered_to_others() {
         let Ok(Reply::Read(data)) = world.answer(ticket) else { panic!("data") };
         assert!(data.into_iter().flatten().all(|byte| byte == 7));
     }
+}
+
+/// A2: a client that asks again after a restart, and relies on what it was told before, is to hear nothing of an attachment
+/// that lacks some of it.
+#[test]
+fn a_lossy_attachment_breaks_the_run_before_it_answers_anything() {
+    let mut world = World::new(2, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    done(&mut world, ClientOperation::Write { offset: 0, data: Bytes::from(vec![7; 4096]), durable: false });
+    let unbroken_since = |world: &World| world.core.attachment(VOLUME).unwrap().unbroken_since;
+    world.restart_gateway();
+    done(&mut world, ClientOperation::Flush);
+    assert_eq!((unbroken_since(&world), world.lossy_after), (Epoch(1), None));
+    (0..3).for_each(|node| world.kill(node, true));
+    (0..3).for_each(|node| world.start(node));
+    world.restart_gateway_after_outage();
+    assert_eq!(unbroken_since(&world), Epoch(1), "what there is is not known yet");
+    let requests = [ClientOperation::Read { offset: 0, length: 512 }, ClientOperation::Flush];
+    let tickets = requests.map(|request| world.submit(request));
+    world.heal();
+    for ticket in tickets {
+        assert!(world.answer(ticket).is_ok());
+    }
+    assert_eq!(world.lossy_after, Some(0), "how many answers came before");
+    assert_eq!(unbroken_since(&world), Epoch(3));
+}
+
+/// A2: the replicas of an attachment that has begun do not tell what they lacked. So it does not begin before it is on record,
+/// and a gateway that dies until then leaves the next one as it was.
+#[test]
+fn a_lossy_attachment_begins_when_it_is_on_record() {
+    let mut world = World::new(4, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    done(&mut world, ClientOperation::Write { offset: 0, data: Bytes::from(vec![7; 4096]), durable: false });
+    (0..3).for_each(|node| world.kill(node, true));
+    (0..3).for_each(|node| world.start(node));
+    world.records_loss = false;
+    for _ in 0..2 {
+        world.restart_gateway_after_outage();
+        world.submit(ClientOperation::Flush);
+        let lossy = (0..400_000).any(|_| {
+            world.step();
+            world.lossy_after.is_some()
+        });
+        assert!(lossy);
+        // Enough to begin many times over.
+        (0..2_000).for_each(|_| world.step());
+        let report = &world.core.reports()[0];
+        assert!(report.lossy && !report.available && world.replies.is_empty(), "{report:?}");
+    }
+    let ticket = world.submit(ClientOperation::Flush);
+    world.record_loss();
+    assert_eq!(world.answer(ticket), Ok(Reply::Done));
+    // From now on nothing tells of it any more.
+    world.records_loss = true;
+    world.restart_gateway_after_outage();
+    world.heal();
+    assert_eq!(world.lossy_after, None);
 }
 
 #[test]

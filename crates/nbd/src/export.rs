@@ -22,6 +22,27 @@ pub struct ExportInfo {
     pub multi_conn: bool,
     /// The size constraints.
     pub block_sizes: BlockSizes,
+    /// Under which attachment it is served; sent to clients that ask for it.
+    pub attachment: Option<AttachmentInfo>,
+}
+
+/// Under which attachment an export is served, and since when nobody else had it.
+///
+/// A client that opens an export again, and has kept what it read before, may go on with that only if it is the same volume
+/// and the attachment that it began with is not before `unbroken_since`. Sent with `NBD_INFO_EXPORT` as an information of
+/// Quoin's own (type 0x5155): the option that opens the export is the only question whose answer cannot be out of date when
+/// transmission begins, and the kernel's client rules out metadata contexts, which need structured replies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AttachmentInfo {
+    /// The cluster's identity.
+    pub cluster: [u8; 16],
+    /// The volume's number in it, never reused.
+    pub volume: u64,
+    /// The number of the attachment.
+    pub epoch: u64,
+    /// The first of the attachments, up to this one, between which no other gateway had the volume for clients and none of
+    /// which has lost what was accepted.
+    pub unbroken_since: u64,
 }
 
 impl ExportInfo {

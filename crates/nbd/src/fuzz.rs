@@ -4,9 +4,9 @@
 //! if it lets its input grow beyond its bounds, or if it stops making progress. Not used in production.
 
 use crate::{
-    BlockSizes, Context, ContextKind, ExportError, ExportErrorKind, ExportInfo, ExportSnapshot,
-    ExportSummary, Handshake, Limits, Negotiated, Operation, Received, ReplyStyle, StatusExtent, Step,
-    TlsPolicy, Transmission,
+    AttachmentInfo, BlockSizes, Context, ContextKind, ExportError, ExportErrorKind, ExportInfo,
+    ExportSnapshot, ExportSummary, Handshake, Limits, Negotiated, Operation, Received, ReplyStyle,
+    StatusExtent, Step, TlsPolicy, Transmission,
 };
 use bytes::{Buf, BytesMut};
 
@@ -81,7 +81,7 @@ pub fn transmission(data: &[u8]) {
         Context { id: 1, kind: ContextKind::Allocation },
         Context { id: 2, kind: ContextKind::ChangedSince(7) },
     ];
-    let negotiated = Negotiated { replies, contexts };
+    let negotiated = Negotiated { replies, contexts, knows_attachment: false };
     let mut session = Transmission::new(&export("disk".into()), negotiated, small_limits());
     transmit(&mut session, BytesMut::new(), Pieces::new(data));
 }
@@ -161,6 +161,7 @@ fn export(name: String) -> ExportInfo {
         read_only: false,
         multi_conn: true,
         block_sizes: block_sizes(),
+        attachment: Some(AttachmentInfo { cluster: [7; 16], volume: 1, epoch: 3, unbroken_since: 2 }),
     }
 }
 

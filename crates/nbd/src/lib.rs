@@ -37,7 +37,8 @@ mod transmission;
 
 pub use error::{Errno, ProtocolError};
 pub use export::{
-    BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary, TransmissionFlags,
+    AttachmentInfo, BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
+    TransmissionFlags,
 };
 pub use handshake::{
     CloseReason, Context, ContextKind, ExportSnapshot, Handshake, Negotiated, OpenKind, ReplyStyle, Step,

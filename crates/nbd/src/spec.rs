@@ -1,8 +1,8 @@
 //! The numbers of the NBD protocol (proto.md, section "Values"; those of extended headers, in the branch
 //! `extension-ext-header`), under the specification's own names.
 //!
-//! Only what this server sends, accepts or refuses by name is listed; anything else is refused as unknown. No
-//! behaviour lives here.
+//! Only what this server sends, accepts or refuses by name is listed; anything else is refused as unknown. One number is
+//! Quoin's own, and says so. No behaviour lives here.
 
 /// Magic numbers of both phases.
 pub(crate) mod magic {
@@ -82,6 +82,8 @@ pub(crate) mod info {
     pub(crate) const NAME: u16 = 1;
     pub(crate) const DESCRIPTION: u16 = 2;
     pub(crate) const BLOCK_SIZE: u16 = 3;
+    /// Not in proto.md, whose numbers are small: Quoin's own (`QU`), sent to nobody who does not ask for it.
+    pub(crate) const ATTACHMENT: u16 = 0x5155;
 }
 
 /// "Request types".

@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 use proptest::prelude::*;
 use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport, Relay};
-use quoin_nbd::{BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step};
+use quoin_nbd::{
+    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step,
+};
 use std::time::Duration;
 
 /// Lets the two talk until the client is done.
@@ -37,11 +39,20 @@ fn our_server_opens_an_export_for_our_client() {
         read_only: false,
         multi_conn: true,
         block_sizes,
+        attachment: None,
     };
     let opened = open(&Ok(info.clone())).unwrap();
     assert_eq!((opened.size_bytes, opened.block_bytes_min), (info.size_bytes, 512));
     assert_eq!(opened.payload_bytes_max, 1 << 20);
     assert!(opened.can_multi_conn() && !opened.is_read_only());
+    assert_eq!(opened.attachment, None);
+    let attachment = Some(AttachmentInfo {
+        cluster: [0xab; 16],
+        volume: u64::MAX,
+        epoch: 1 << 40,
+        unbroken_since: 0x0102_0304_0506_0708,
+    });
+    assert_eq!(open(&Ok(ExportInfo { attachment, ..info.clone() })).unwrap().attachment, attachment);
     let single = ExportInfo { multi_conn: false, read_only: true, ..info };
     let opened = open(&Ok(single)).unwrap();
     assert!(!opened.can_multi_conn() && opened.is_read_only());

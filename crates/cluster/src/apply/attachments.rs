@@ -85,13 +85,17 @@ pub(super) fn detach(
     Ok(Outcome::Done)
 }
 
-/// Idempotent; an attachment that has ended is not marked.
+/// Idempotent; an attachment that has ended is not marked. What clients took for accepted may be gone with it, a steward's
+/// included: the run is broken.
 pub(super) fn mark_lossy(state: &mut State, id: VolumeId, epoch: Epoch) -> Result<Outcome, Refusal> {
     let attachment = state.volumes.get(&id).and_then(|volume| volume.attachment.as_ref());
     if attachment.is_some_and(|at| at.epoch == epoch && !at.lossy) {
         state.change_volume(id, |volume| {
             if let Some(attachment) = &mut volume.attachment {
                 attachment.lossy = true;
+            }
+            if let Some(run) = &mut volume.run {
+                run.since = epoch;
             }
         });
     }

@@ -47,6 +47,7 @@ pub(super) fn create(
         growing_to_bytes: None,
         epoch: Epoch::ZERO,
         attachment: None,
+        run: None,
         dirty: false,
         segments,
         snapshots: Vec::new(),

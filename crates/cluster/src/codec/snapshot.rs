@@ -1,7 +1,7 @@
-//! Attachments and snapshots of volumes, as snapshots of the state have them.
+//! Attachments, runs of them, and snapshots of volumes, as snapshots of the state have them.
 
 use super::{CodecError, instance};
-use crate::volume::{Attachment, Snapshot, SnapshotState};
+use crate::volume::{Attachment, Run, Snapshot, SnapshotState};
 use quoin_api::v1;
 use quoin_types::{Epoch, GatewayId, SnapshotId};
 
@@ -23,6 +23,14 @@ pub(super) fn attachment_from_message(m: v1::StateAttachment) -> Result<Attachme
         lossy: m.lossy,
         steward: m.steward,
     })
+}
+
+pub(super) fn run_to_message(run: &Run) -> v1::StateRun {
+    v1::StateRun { gateway: run.gateway.0.clone(), since: run.since.0 }
+}
+
+pub(super) fn run_from_message(m: v1::StateRun) -> Run {
+    Run { gateway: GatewayId(m.gateway), since: Epoch(m.since) }
 }
 
 /// A snapshot as every message has it.

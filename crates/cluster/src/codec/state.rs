@@ -9,7 +9,7 @@ use crate::health::{Absence, ClusterTime, Health};
 use crate::index::Index;
 use crate::requests::AnsweredRequests;
 use crate::state::{Counters, Node, State};
-use crate::volume::Volume;
+use crate::volume::{Attachment, Run, Volume};
 use prost::Message as _;
 use quoin_api::v1;
 use quoin_types::{Epoch, NodeId, SnapshotId, VolumeId};
@@ -17,9 +17,9 @@ use quoin_types::{Epoch, NodeId, SnapshotId, VolumeId};
 pub use super::segment::replica_state;
 
 /// The format written. A snapshot with a higher number is refused.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// The oldest format read. In it nodes have no health, and count as online; before 3 no volume had a snapshot, a steward or
-/// a change of its replicas.
+/// a change of its replicas; before 4 it was not known for how long a gateway had had a volume without a break.
 const FORMAT_MIN: u32 = 1;
 
 pub(crate) fn to_message(state: &State) -> v1::StateSnapshot {
@@ -136,6 +136,7 @@ fn volume_to_message(volume: &Volume) -> v1::StateVolume {
         snapshots: volume.snapshots.iter().map(snapshot::to_message).collect(),
         dirty: volume.dirty,
         min_replicas: volume.min_replicas.unwrap_or(0),
+        run: volume.run.as_ref().map(snapshot::run_to_message),
     }
 }
 
@@ -143,6 +144,8 @@ fn volume_from_message(m: v1::StateVolume) -> Result<Volume, CodecError> {
     if m.segment_bytes == 0 {
         return Err(CodecError::Field("segment_bytes"));
     }
+    let attachment = m.attachment.map(snapshot::attachment_from_message).transpose()?;
+    let run = m.run.map(snapshot::run_from_message).or_else(|| attachment.as_ref().and_then(begun_run));
     Ok(Volume {
         id: VolumeId(m.id),
         name: m.name,
@@ -154,12 +157,19 @@ fn volume_from_message(m: v1::StateVolume) -> Result<Volume, CodecError> {
         deleting: m.deleting,
         growing_to_bytes: Some(m.growing_to_bytes).filter(|bytes| *bytes > 0),
         epoch: Epoch(m.epoch),
-        attachment: m.attachment.map(snapshot::attachment_from_message).transpose()?,
+        attachment,
+        run,
         dirty: m.dirty,
         segments: m.segments.iter().map(segment::from_message).collect::<Result<_, _>>()?,
         snapshots: m.snapshots.into_iter().map(snapshot::from_message).collect::<Result<_, _>>()?,
         revision: m.revision,
     })
+}
+
+/// What was before an attachment is not known before format 4: its run begins with it.
+fn begun_run(attachment: &Attachment) -> Option<Run> {
+    let (gateway, since) = (attachment.gateway.clone(), attachment.epoch);
+    (!attachment.steward).then_some(Run { gateway, since })
 }
 
 fn answered_to_message((request, outcome): (RequestId, Outcome)) -> v1::AnsweredRequest {

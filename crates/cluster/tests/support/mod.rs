@@ -243,6 +243,7 @@ impl Fitting {
                 let name = snapshot.map_or("s", |snapshot| &snapshot.name).to_owned();
                 Command::DeleteSnapshot { volume: volume.name.clone(), name }
             }
+            _ if self.node.is_multiple_of(7) => Command::MarkLossy { volume: id, epoch },
             _ if self.node.is_multiple_of(2) => {
                 Command::Attach { volume: name, gateway, instance, expected_epoch: epoch }
             }

@@ -41,6 +41,9 @@ pub enum Output {
     Reply(Ticket, Result<Reply, Failure>),
     /// The volume belongs to another gateway now: end its clients' sessions.
     Fenced(VolumeId),
+    /// Accepted writes may be lost with this attachment (rule A2): end, before they get any answer that follows, the
+    /// sessions of clients that were told that it goes on from an earlier one.
+    Lossy(VolumeId),
 }
 
 /// One gateway.
@@ -112,6 +115,12 @@ impl Core {
     /// Whether the volume is attached for clients.
     pub fn is_attached(&self, id: VolumeId) -> bool {
         self.attachment(id).is_some_and(|attachment| !attachment.steward)
+    }
+
+    /// What is known of a volume's attachment. Since when it is unbroken, too: no longer than this once it has turned out to be
+    /// lossy.
+    pub fn attachment(&self, id: VolumeId) -> Option<Attachment> {
+        self.volumes.get(&id).map(Volume::attachment)
     }
 
     /// The size of an attached volume, in bytes.
@@ -339,7 +348,11 @@ impl Core {
     /// Takes a volume's replies, and ends it if it is fenced.
     fn collect(&mut self, id: VolumeId, now: Moment) {
         let Some(volume) = self.volumes.get_mut(&id) else { return };
+        let was_lossy = volume.is_lossy();
         volume.settle(now, &mut self.links);
+        if volume.is_lossy() && !was_lossy && !volume.attachment().steward {
+            self.outputs.push(Output::Lossy(id));
+        }
         self.outputs.extend(volume.replies().map(|(ticket, reply)| Output::Reply(ticket, reply)));
         if volume.is_fenced() {
             if !volume.attachment().steward {
@@ -373,10 +386,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    fn attachment(&self, id: VolumeId) -> Option<Attachment> {
-        self.volumes.get(&id).map(Volume::attachment)
     }
 
     fn volume_ids(&self) -> Vec<VolumeId> {

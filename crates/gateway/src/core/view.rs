@@ -1,7 +1,7 @@
 //! What the cluster manager shows of this gateway's volumes, and what follows from it.
 
 use super::{Attachment, Core, VolumeSpec};
-use quoin_types::{Epoch, InstanceId, Moment, NodeId, SnapshotId};
+use quoin_types::{Epoch, InstanceId, Moment, NodeId, SnapshotId, VolumeId};
 
 /// The volumes that the cluster manager has given to this gateway.
 #[derive(Clone, Default, Debug)]
@@ -25,6 +25,8 @@ pub struct ViewedVolume {
     pub instance: InstanceId,
     /// Whether this gateway is its steward only (rule C4).
     pub steward: bool,
+    /// Whether it is on record that its attachment is lossy (rule A2).
+    pub lossy: bool,
     /// The snapshots that are to be taken in this attachment.
     pub taking: Vec<SnapshotId>,
 }
@@ -43,6 +45,9 @@ impl Core {
             };
             match view.volumes.iter().find(|shown| shown.spec.id == id) {
                 Some(shown) if shown.epoch == attachment.epoch && shown.instance == self.instance => {
+                    if shown.lossy {
+                        self.loss_is_recorded(id);
+                    }
                     self.update(&shown.spec, now);
                     self.place_snapshots(id, &shown.taking, now);
                 }
@@ -55,11 +60,22 @@ impl Core {
             let is_known = self.stewarded.get(&id).is_some_and(|epoch| *epoch >= shown.epoch);
             if self.attachment(id).is_none() && !is_known {
                 tracing::info!(volume = %id, epoch = %shown.epoch, "repairing a volume that nobody uses");
-                let attachment =
-                    Attachment { epoch: shown.epoch, void: None, steward: true, revision: view.revision };
+                let attachment = Attachment {
+                    epoch: shown.epoch,
+                    unbroken_since: shown.epoch,
+                    void: None,
+                    steward: true,
+                    revision: view.revision,
+                };
                 self.attach(shown.spec.clone(), attachment, now);
                 self.place_snapshots(id, &shown.taking, now);
             }
+        }
+    }
+
+    fn loss_is_recorded(&mut self, id: VolumeId) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.loss_is_recorded();
         }
     }
 }

@@ -45,6 +45,9 @@ pub struct VolumeSpec {
 pub struct Attachment {
     /// The attachment's number.
     pub epoch: Epoch,
+    /// The first of the attachments of this gateway, up to this one, between which no other had the volume for clients and none
+    /// of which was lossy: at the latest this one.
+    pub unbroken_since: Epoch,
     /// A former lease whose holder is proven gone (rule R2).
     pub void: Option<LeaseHolder>,
     /// Without clients and leases: it only repairs (rule C4).
@@ -130,6 +133,10 @@ pub(super) struct Volume {
     snapshots: Snapshots,
     serving: bool,
     fenced: bool,
+    /// Whether accepted writes may have been lost (rule A2). It stays so: a client may have been told.
+    lossy: bool,
+    /// Whether the cluster manager has put that on record.
+    loss_recorded: bool,
     /// Segments that something has happened to since completions were last taken.
     stirred: BTreeSet<usize>,
     in_flight_bytes: usize,
@@ -163,6 +170,8 @@ impl Volume {
             snapshots: Snapshots::default(),
             serving: false,
             fenced: false,
+            lossy: false,
+            loss_recorded: false,
             stirred: BTreeSet::new(),
             in_flight_bytes: 0,
             replies: Vec::new(),
@@ -193,6 +202,18 @@ impl Volume {
 
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced
+    }
+
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy
+    }
+
+    /// Rule A2: it is known to whoever attaches next, so that this attachment may begin.
+    pub(super) fn loss_is_recorded(&mut self) {
+        if !self.loss_recorded {
+            self.loss_recorded = true;
+            self.segments.iter_mut().for_each(Segment::loss_is_recorded);
+        }
     }
 
     pub(super) fn replies(&mut self) -> impl Iterator<Item = (Ticket, Result<Reply, Failure>)> {
@@ -266,10 +287,15 @@ impl Volume {
                 epoch: self.attachment.epoch,
                 instance: self.instance,
                 void: self.attachment.void,
+                records_loss: true,
                 retained_bytes_max: self.retained_bytes_max,
                 timing: self.timing,
             };
-            self.segments.push(Segment::new(config, now));
+            let mut segment = Segment::new(config, now);
+            if self.loss_recorded {
+                segment.loss_is_recorded();
+            }
+            self.segments.push(segment);
             self.serving = false;
         }
     }
@@ -336,6 +362,10 @@ impl Volume {
         while let Some(index) = self.stirred.pop_first() {
             if self.segments[index].is_fenced() && !self.fenced {
                 self.fence();
+            }
+            if self.segments[index].is_lossy() {
+                self.lossy = true;
+                self.attachment.unbroken_since = self.attachment.epoch;
             }
             let completions: Vec<Completion> = self.segments[index].completions().collect();
             completions.into_iter().for_each(|completion| self.completed(completion, now, links));

@@ -5,7 +5,7 @@ use crate::core::Attachment;
 use crate::words;
 use quoin_api::client::is_unreachable;
 use quoin_api::v1;
-use quoin_nbd::{ExportError, ExportErrorKind, ExportSnapshot};
+use quoin_nbd::{AttachmentInfo, ExportError, ExportErrorKind, ExportSnapshot};
 use quoin_types::collections::HashMap;
 use quoin_types::{ClusterId, Epoch, InstanceId, NodeId, VolumeId};
 use quoin_wire::LeaseHolder;
@@ -104,6 +104,17 @@ async fn described(shell: &Rc<Shell>, name: &str) -> Result<v1::Volume, ExportEr
     ask.await.map_err(|status| export_error(&status))
 }
 
+/// What clients of a volume may be told of its attachment.
+pub(super) fn info(shell: &Shell, volume: VolumeId) -> Option<AttachmentInfo> {
+    let attachment = shell.core.borrow().attachment(volume).filter(|attachment| !attachment.steward)?;
+    Some(AttachmentInfo {
+        cluster: shell.cluster.get()?.0,
+        volume: volume.0,
+        epoch: attachment.epoch.0,
+        unbroken_since: attachment.unbroken_since.0,
+    })
+}
+
 /// The snapshots of a volume that can be asked about; none, if only the volume's existence is asked for.
 pub(super) async fn snapshots(
     shell: &Rc<Shell>,
@@ -131,19 +142,21 @@ async fn ask(shell: &Rc<Shell>, name: &str) -> Result<v1::AttachReply, Status> {
 fn begin(shell: &Rc<Shell>, name: &str, reply: &v1::AttachReply) -> Option<VolumeId> {
     let volume = reply.volume.as_ref()?;
     let spec = words::spec(volume, &reply.nodes)?;
-    let epoch = Epoch(volume.attachment.as_ref()?.epoch);
+    let given = volume.attachment.as_ref()?;
+    let (epoch, unbroken_since) = (Epoch(given.epoch), words::unbroken_since(given));
     let previous = InstanceId::from_slice(&reply.previous_instance)
         .map(|instance| LeaseHolder { instance, epoch: Epoch(reply.previous_epoch) });
     let void = previous.filter(|holder| shell.past.is_gone(holder.instance));
     shell.cluster.set(Some(ClusterId::from_slice(&reply.cluster_id)?));
     let id = spec.id;
-    tracing::info!(volume = name, %id, %epoch, former_lease_voided = void.is_some(), "attaching");
+    tracing::info!(volume = name, %id, %epoch, %unbroken_since, former_lease_voided = void.is_some(), "attaching");
     shell.exports.attached.borrow_mut().insert(name.into(), Export { name: name.into(), id, epoch });
     shell.event(|core, now| {
         for node in &reply.nodes {
             core.on_address(NodeId(node.node), &node.data_address);
         }
-        let attachment = Attachment { epoch, void, steward: false, revision: volume.revision };
+        let revision = volume.revision;
+        let attachment = Attachment { epoch, unbroken_since, void, steward: false, revision };
         core.attach(spec, attachment, now);
     });
     Some(id)

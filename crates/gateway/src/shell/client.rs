@@ -11,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 use quoin_api::v1;
 use quoin_disk::clock;
 use quoin_nbd::{
-    BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits, Negotiated,
-    OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy, Transmission,
+    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits,
+    Negotiated, OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy,
+    Transmission,
 };
 use quoin_replication::writer::Failure;
 use quoin_tls::TlsError;
@@ -40,6 +41,8 @@ const READ_ONLY_SUFFIX: &str = "+ro";
 pub(super) struct ClientLink {
     pub(super) volume: VolumeId,
     pub(super) closed: CancellationToken,
+    /// Whether it was told that the attachment goes on from an earlier one, and may rely on that.
+    pub(super) goes_on: bool,
     outbox: Outbox<ClientSocket>,
     account: Rc<Account>,
     under_way: Rc<Cell<usize>>,
@@ -73,7 +76,7 @@ pub(super) enum ClientError {
     Stalled,
     #[error("it did not fetch its last answers")]
     Unfetched,
-    #[error("its volume is no longer attached here")]
+    #[error("what it was told of its volume's attachment does not hold any more")]
     Fenced,
 }
 
@@ -120,6 +123,12 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         () = shell.shutdown.cancelled() => return Ok(()),
     };
     let Some((volume, export, negotiated)) = chosen.map_err(|_| ClientError::Slow)?? else { return Ok(()) };
+    // While it was told, the attachment may have ended, and another one begun: from here on it hears of that.
+    if export.attachment != attach::info(shell, volume) {
+        return Err(ClientError::Fenced);
+    }
+    let goes_on =
+        negotiated.knows_attachment && export.attachment.is_some_and(|at| at.unbroken_since < at.epoch);
     let id = ClientId(shell.next_number());
     let outbox = Outbox::new(socket.clone());
     let account = shell.memory.open();
@@ -128,6 +137,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
     let link = ClientLink {
         volume,
         closed: closed.clone(),
+        goes_on,
         outbox: outbox.clone(),
         account: account.clone(),
         under_way: under_way.clone(),
@@ -206,13 +216,13 @@ async fn handshake(
                 // While it waits for us it is not put out; if it only asked, it may be again.
                 pass.set_undecided(false);
                 let (volume, _) = exported_volume(&name);
-                let size_bytes = if kind == OpenKind::Info {
-                    attach::size_bytes(shell, volume).await
+                let answer = if kind == OpenKind::Info {
+                    attach::size_bytes(shell, volume).await.map(|size_bytes| export(&name, size_bytes, None))
                 } else {
-                    let opened = attach::attach(shell, volume).await;
-                    opened.and_then(|volume| size_bytes(shell, *chosen.insert(volume)))
+                    let attached = attach::attach(shell, volume).await;
+                    attached.and_then(|volume| attached_export(shell, &name, *chosen.insert(volume)))
                 };
-                handshake.answer_open(size_bytes.map(|size_bytes| export(&name, size_bytes)));
+                handshake.answer_open(answer);
                 pass.set_undecided(true);
             }
             Step::Transmission { export, negotiated } => {
@@ -246,12 +256,14 @@ fn exported_volume(name: &str) -> (&str, bool) {
     name.strip_suffix(READ_ONLY_SUFFIX).map_or((name, false), |name| (name, true))
 }
 
-fn size_bytes(shell: &Shell, volume: VolumeId) -> Result<u64, ExportError> {
+fn attached_export(shell: &Shell, name: &str, volume: VolumeId) -> Result<ExportInfo, ExportError> {
     let gone = || ExportError::new(ExportErrorKind::Shutdown, "the volume has just been detached; try again");
-    shell.core.borrow().size_bytes(volume).ok_or_else(gone)
+    let size_bytes = shell.core.borrow().size_bytes(volume).ok_or_else(gone)?;
+    let attachment = attach::info(shell, volume).ok_or_else(gone)?;
+    Ok(export(name, size_bytes, Some(attachment)))
 }
 
-fn export(name: &str, size_bytes: u64) -> ExportInfo {
+fn export(name: &str, size_bytes: u64, attachment: Option<AttachmentInfo>) -> ExportInfo {
     ExportInfo {
         name: name.into(),
         description: "a replicated Quoin volume".into(),
@@ -260,6 +272,7 @@ fn export(name: &str, size_bytes: u64) -> ExportInfo {
         multi_conn: true,
         block_sizes: BlockSizes::new(1, BLOCK_BYTES as u32, PAYLOAD_BYTES_MAX)
             .expect("sizes that fit each other"),
+        attachment,
     }
 }
 

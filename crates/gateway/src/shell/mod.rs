@@ -278,6 +278,20 @@ impl Shell {
                         .filter(|client| client.volume == id)
                         .for_each(|client| client.closed.cancel());
                 }
+                Output::Lossy(id) => {
+                    tracing::warn!(
+                        volume = %id,
+                        "writes that were accepted but never flushed may be lost; clients of before are disconnected"
+                    );
+                    // What is answered from now on does not reach them.
+                    self.clients.borrow_mut().retain(|_, client| {
+                        let ends = client.volume == id && client.goes_on;
+                        if ends {
+                            client.closed.cancel();
+                        }
+                        !ends
+                    });
+                }
             }
         }
         for id in dirty_nodes {

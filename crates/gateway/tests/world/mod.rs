@@ -3,7 +3,8 @@
 
 use quoin_disk::{Dir, MemDir, OpenMode};
 use quoin_gateway::core::{
-    Attachment, ClientOperation, Core, Output, ReplicaStatus, Reply, Ticket, VolumeSpec,
+    Attachment, ClientOperation, Core, Output, ReplicaStatus, Reply, Ticket, View as ManagersView,
+    ViewedVolume, VolumeSpec,
 };
 use quoin_replication::Timing;
 use quoin_replication::replica::ReplicaMeta;
@@ -94,6 +95,10 @@ pub(crate) struct World {
     /// What the cluster manager wants kept, should a node ask.
     kept: KeptSnapshots,
     pub(crate) replies: Vec<(Ticket, Result<Reply, Failure>)>,
+    /// How many answers there were when the attachment turned out to be lossy.
+    pub(crate) lossy_after: Option<usize>,
+    /// Whether the cluster manager puts that on record when it is told.
+    pub(crate) records_loss: bool,
 }
 
 /// Everything shorter than in life, so that leases end and begin within a few thousand steps.
@@ -149,6 +154,8 @@ impl World {
             next_ticket: 0,
             kept: KeptSnapshots::default(),
             replies: Vec::new(),
+            lossy_after: None,
+            records_loss: true,
         };
         for index in 0..nodes {
             world.format(index);
@@ -318,13 +325,16 @@ impl World {
         let instance = InstanceId([self.epoch as u8 + 2; 16]);
         self.core = Core::new(instance, RETAINED_BYTES, timing);
         self.replies.clear();
+        self.lossy_after = None;
         self.attach();
     }
 
     fn attach(&mut self) {
         self.epoch += 1;
+        // No other gateway ever has it, as the cluster manager knows.
+        let (epoch, unbroken_since) = (Epoch(self.epoch), Epoch(1));
         let attachment =
-            Attachment { epoch: Epoch(self.epoch), void: None, steward: false, revision: self.epoch };
+            Attachment { epoch, unbroken_since, void: None, steward: false, revision: self.epoch };
         self.core.attach(self.spec.clone(), attachment, self.now);
         self.carry_out_core();
     }
@@ -432,7 +442,23 @@ impl World {
         }
     }
 
+    /// The cluster manager shows that the attachment is recorded as lossy.
+    pub(crate) fn record_loss(&mut self) {
+        let shown = ViewedVolume {
+            spec: self.spec.clone(),
+            epoch: Epoch(self.epoch),
+            instance: self.core.instance(),
+            steward: false,
+            lossy: true,
+            taking: Vec::new(),
+        };
+        let view = ManagersView { revision: self.epoch, volumes: vec![shown], nodes: Vec::new() };
+        self.core.on_view(&view, self.now);
+        self.carry_out_core();
+    }
+
     fn carry_out_core(&mut self) {
+        let mut turned_lossy = false;
         for output in self.core.outputs() {
             match output {
                 Output::Connect(..) => {}
@@ -445,7 +471,14 @@ impl World {
                 Output::Cut(node, _) => self.disconnect(node.0 as usize - 1),
                 Output::Reply(ticket, reply) => self.replies.push((ticket, reply)),
                 Output::Fenced(id) => panic!("volume {id} was fenced though nobody else wanted it"),
+                Output::Lossy(_) => {
+                    self.lossy_after = Some(self.replies.len());
+                    turned_lossy = true;
+                }
             }
+        }
+        if turned_lossy && self.records_loss {
+            self.record_loss();
         }
     }
 

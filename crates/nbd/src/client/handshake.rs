@@ -2,6 +2,7 @@
 //!
 //! Structured replies are not asked for: the kernel's client, for which this is done, speaks simple ones only.
 
+use crate::export::AttachmentInfo;
 use crate::limits::{PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
 use crate::spec::{handshake_flag, info, magic, option, option_reply, transmission_flag};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -10,7 +11,9 @@ const GREETING_BYTES: usize = 18;
 const REPLY_HEADER_BYTES: usize = 20;
 /// The most data of one reply: two strings and a little. A server that announces more is not believed.
 const REPLY_BYTES_MAX: usize = 2 * STRING_BYTES_MAX + 16;
-/// The most information replies to one request. There are four kinds.
+/// The length of the information on the attachment, without its type.
+const ATTACHMENT_BYTES: usize = 40;
+/// The most information replies to one request. There are five kinds.
 const INFOS_MAX: usize = 64;
 
 /// What a server said about an export that it has opened.
@@ -24,6 +27,8 @@ pub struct OpenedExport {
     pub block_bytes_min: u32,
     /// The most data of one request, in bytes.
     pub payload_bytes_max: u32,
+    /// The attachment that it is served under; `None` if the server did not say, as servers other than Quoin do not.
+    pub attachment: Option<AttachmentInfo>,
 }
 
 impl OpenedExport {
@@ -85,8 +90,18 @@ pub enum ClientStep {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Greeting,
-    Replies { export: Option<(u64, u16)>, block_bytes_min: u32, payload_bytes_max: u32, infos: usize },
+    Replies(Told),
     Opened,
+}
+
+/// What the server has said so far about the export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Told {
+    size_and_flags: Option<(u64, u16)>,
+    block_bytes_min: u32,
+    payload_bytes_max: u32,
+    attachment: Option<AttachmentInfo>,
+    infos: usize,
 }
 
 /// The client's side of one handshake. Call [`advance`](Self::advance) with the bytes received so far, in a loop, until
@@ -122,7 +137,7 @@ impl ClientHandshake {
                     }
                     return self.greeted(input);
                 }
-                State::Replies { .. } => match self.reply(input)? {
+                State::Replies(_) => match self.reply(input)? {
                     Some(step) => return Ok(step),
                     None => continue,
                 },
@@ -141,21 +156,24 @@ impl ClientHandshake {
         }
         let flags = handshake_flag::FIXED_NEWSTYLE | (offered & handshake_flag::NO_ZEROES);
         let name = self.export.as_bytes();
-        let mut out = BytesMut::with_capacity(32 + name.len());
+        let mut out = BytesMut::with_capacity(34 + name.len());
         out.put_u32(u32::from(flags));
         out.put_u64(magic::IHAVEOPT);
         out.put_u32(option::GO);
-        out.put_u32(name.len() as u32 + 8);
+        out.put_u32(name.len() as u32 + 10);
         out.put_u32(name.len() as u32);
         out.put_slice(name);
-        out.put_u16(1);
+        out.put_u16(2);
         out.put_u16(info::BLOCK_SIZE);
-        self.state = State::Replies {
-            export: None,
+        // "The server MUST ignore any information requests it does not understand."
+        out.put_u16(info::ATTACHMENT);
+        self.state = State::Replies(Told {
+            size_and_flags: None,
             block_bytes_min: 1,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
+            attachment: None,
             infos: 0,
-        };
+        });
         Ok(ClientStep::Send(out.freeze()))
     }
 
@@ -185,22 +203,29 @@ impl ClientHandshake {
 
     fn information(&mut self, mut data: Bytes) -> Result<(), OpenError> {
         const CUT: OpenError = OpenError::Protocol("what it says about the export is cut off");
-        let State::Replies { export, block_bytes_min, payload_bytes_max, infos } = &mut self.state else {
+        let State::Replies(told) = &mut self.state else {
             unreachable!("called for this state only");
         };
-        *infos += 1;
-        if *infos > INFOS_MAX {
+        told.infos += 1;
+        if told.infos > INFOS_MAX {
             return Err(OpenError::Protocol("it says more about the export than there is to say"));
         }
         match data.try_get_u16().map_err(|_| CUT)? {
             info::EXPORT => {
                 let size_bytes = data.try_get_u64().map_err(|_| CUT)?;
-                *export = Some((size_bytes, data.try_get_u16().map_err(|_| CUT)?));
+                told.size_and_flags = Some((size_bytes, data.try_get_u16().map_err(|_| CUT)?));
             }
             info::BLOCK_SIZE => {
-                *block_bytes_min = data.try_get_u32().map_err(|_| CUT)?;
+                told.block_bytes_min = data.try_get_u32().map_err(|_| CUT)?;
                 let _preferred = data.try_get_u32().map_err(|_| CUT)?;
-                *payload_bytes_max = data.try_get_u32().map_err(|_| CUT)?;
+                told.payload_bytes_max = data.try_get_u32().map_err(|_| CUT)?;
+            }
+            // Of another length it is not what Quoin sends under this number.
+            info::ATTACHMENT if data.len() == ATTACHMENT_BYTES => {
+                let mut cluster = [0; 16];
+                data.copy_to_slice(&mut cluster);
+                let (volume, epoch, unbroken_since) = (data.get_u64(), data.get_u64(), data.get_u64());
+                told.attachment = Some(AttachmentInfo { cluster, volume, epoch, unbroken_since });
             }
             _ => {}
         }
@@ -208,13 +233,21 @@ impl ClientHandshake {
     }
 
     fn opened(&mut self) -> Result<ClientStep, OpenError> {
-        let State::Replies { export, block_bytes_min, payload_bytes_max, .. } = self.state else {
+        let State::Replies(told) = self.state else {
             unreachable!("called for this state only");
         };
-        let (size_bytes, flags) =
-            export.ok_or(OpenError::Protocol("it opened the export without telling its size"))?;
+        let (size_bytes, flags) = told
+            .size_and_flags
+            .ok_or(OpenError::Protocol("it opened the export without telling its size"))?;
         self.state = State::Opened;
-        Ok(ClientStep::Opened(OpenedExport { size_bytes, flags, block_bytes_min, payload_bytes_max }))
+        let Told { block_bytes_min, payload_bytes_max, attachment, .. } = told;
+        Ok(ClientStep::Opened(OpenedExport {
+            size_bytes,
+            flags,
+            block_bytes_min,
+            payload_bytes_max,
+            attachment,
+        }))
     }
 }
 
@@ -242,8 +275,8 @@ mod tests {
         let ClientStep::Send(sent) = handshake.advance(&mut input)? else { panic!("no request") };
         assert_eq!(
             sent[..],
-            *b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0c\0\0\0\x04vol1\0\x01\0\x03",
-            "client flags, then NBD_OPT_GO that asks for the block sizes"
+            *b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x0e\0\0\0\x04vol1\0\x02\0\x03QU",
+            "client flags, then NBD_OPT_GO that asks for the block sizes and the attachment"
         );
         input.extend_from_slice(&replies.concat());
         handshake.advance(&mut input)
@@ -260,6 +293,7 @@ mod tests {
             flags: 0xded,
             block_bytes_min: 512,
             payload_bytes_max: 32 << 20,
+            attachment: None,
         };
         assert_eq!(answered(&[&export, &sizes, &ack]), Ok(ClientStep::Opened(expected)));
         assert!(expected.can_multi_conn() && !expected.is_read_only());
@@ -276,6 +310,26 @@ mod tests {
                 "cut to {cut}"
             );
         }
+    }
+
+    #[test]
+    fn the_attachment_is_heard_where_it_is_told_as_quoin_tells_it() {
+        let export = [REPLY, b"\0\0\0\x03\0\0\0\x0c\0\0", b"\0\0\0\0\x04\0\0\0", b"\x0d\xed"].concat();
+        let numbers = b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x04";
+        let told = [REPLY, b"\0\0\0\x03\0\0\0\x2aQU", b"0123456789abcdef", &numbers[..]].concat();
+        let ack = [REPLY, b"\0\0\0\x01\0\0\0\0"].concat();
+        let opened = |replies: &[&[u8]]| match answered(replies) {
+            Ok(ClientStep::Opened(export)) => export.attachment,
+            other => panic!("{other:?}"),
+        };
+        let expected =
+            AttachmentInfo { cluster: *b"0123456789abcdef", volume: 9, epoch: 5, unbroken_since: 4 };
+        assert_eq!(opened(&[&export, &told, &ack]), Some(expected));
+        // Whoever else has chosen that number means something else by it.
+        let other = [REPLY, b"\0\0\0\x03\0\0\0\x2bQU", &[0; 41]].concat();
+        assert_eq!(opened(&[&export, &other, &ack]), None);
+        let shorter = [REPLY, b"\0\0\0\x03\0\0\0\x29QU", &[0; 39]].concat();
+        assert_eq!(opened(&[&export, &shorter, &ack]), None);
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub struct Negotiated {
     pub replies: ReplyStyle,
     /// The metadata contexts selected for the export.
     pub contexts: Vec<Context>,
+    /// Whether the client was told of the export's attachment when it opened it, and may rely on it.
+    pub knows_attachment: bool,
 }
 
 /// What the shell must do next.
@@ -273,6 +275,8 @@ impl Handshake {
             (Ok(export), OpenKind::Info | OpenKind::Go) => {
                 reply::infos(option, &export, export.transmission_flags(&negotiated), requests, output);
                 reply::ack(option, output);
+                let knows_attachment = requests.attachment && export.attachment.is_some();
+                let negotiated = Negotiated { knows_attachment, ..negotiated };
                 if kind == OpenKind::Go { State::Entering(export, negotiated) } else { State::OptionHeader }
             }
             (Err(_), OpenKind::ExportName) => State::Closing(CloseReason::ExportRefused),
@@ -557,7 +561,7 @@ impl Agreed {
     /// What holds for an export. Contexts that were selected for another one do not.
     fn negotiated(&self, export: &str) -> Negotiated {
         let contexts = if self.contexts_of == export { self.contexts.clone() } else { Vec::new() };
-        Negotiated { replies: self.replies, contexts }
+        Negotiated { replies: self.replies, contexts, knows_attachment: false }
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) struct InfoRequests {
     pub(crate) name: bool,
     pub(crate) description: bool,
     pub(crate) block_size: bool,
+    pub(crate) attachment: bool,
 }
 
 /// The data of `NBD_OPT_INFO` or `NBD_OPT_GO`.
@@ -76,6 +77,7 @@ pub(crate) fn read_open(data: &[u8]) -> Result<OpenData, &'static str> {
             info::NAME => requests.name = true,
             info::DESCRIPTION => requests.description = true,
             info::BLOCK_SIZE => requests.block_size = true,
+            info::ATTACHMENT => requests.attachment = true,
             _ => {}
         }
     }

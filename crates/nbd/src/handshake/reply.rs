@@ -69,6 +69,14 @@ pub(crate) fn infos(
         out.put_u32(export.block_sizes.preferred());
         out.put_u32(export.block_sizes.max_payload());
     }
+    if let Some(attachment) = export.attachment.filter(|_| requests.attachment) {
+        header(option, option_reply::INFO, 42, out);
+        out.put_u16(info::ATTACHMENT);
+        out.put_slice(&attachment.cluster);
+        out.put_u64(attachment.volume);
+        out.put_u64(attachment.epoch);
+        out.put_u64(attachment.unbroken_since);
+    }
 }
 
 /// `NBD_REP_META_CONTEXT`, whose name was found to be expressible.

@@ -166,7 +166,8 @@ impl Model {
 /// Two contexts, as if they had been negotiated.
 pub(crate) fn negotiated(replies: ReplyStyle) -> Negotiated {
     let contexts = [1, 2].map(|id| Context { id, kind: kind(id) }).to_vec();
-    Negotiated { replies, contexts: if replies == ReplyStyle::Simple { Vec::new() } else { contexts } }
+    let contexts = if replies == ReplyStyle::Simple { Vec::new() } else { contexts };
+    Negotiated { replies, contexts, ..Negotiated::default() }
 }
 
 fn kind(id: u32) -> ContextKind {

@@ -10,7 +10,7 @@ use quoin_nbd::{
 
 fn negotiated(structured: bool) -> Negotiated {
     let replies = if structured { ReplyStyle::Structured } else { ReplyStyle::Simple };
-    Negotiated { replies, contexts: Vec::new() }
+    Negotiated { replies, ..Negotiated::default() }
 }
 
 fn cookie(number: u64) -> Cookie {
@@ -37,6 +37,26 @@ fn request(command: u16, offset: u64, len: u32) -> BytesMut {
     bytes.extend_from_slice(&offset.to_be_bytes());
     bytes.extend_from_slice(&len.to_be_bytes());
     bytes
+}
+
+/// The shell ends the sessions of those who rely on it when it does not hold any more.
+#[test]
+fn who_was_told_of_the_attachment_is_known() {
+    let asked_of = |export: &str, info: &[u8]| {
+        let name = export.as_bytes();
+        let lengths = [&[0, 0, 0, (name.len() + 8) as u8, 0, 0, 0, name.len() as u8][..], name].concat();
+        let (mut handshake, mut input) = haggling(&[&[0, 0, 0, 7][..], &lengths, &[0, 1], info].concat());
+        assert!(matches!(handshake.advance(&mut input), Ok(Step::OpenExport { .. })));
+        handshake.answer_open(shell::open(export));
+        assert!(matches!(handshake.advance(&mut input), Ok(Step::Send(_))));
+        match handshake.advance(&mut input) {
+            Ok(Step::Transmission { negotiated, .. }) => negotiated.knows_attachment,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(asked_of("disk", b"QU"));
+    assert!(!asked_of("disk", b"\0\x03"));
+    assert!(!asked_of("coarse", b"QU"), "it has none");
 }
 
 #[test]

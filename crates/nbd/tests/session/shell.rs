@@ -2,9 +2,10 @@
 
 use bytes::BytesMut;
 use quoin_nbd::{
-    BlockSizes, CloseReason, Context, ContextKind, Cookie, Errno, ExportError, ExportErrorKind, ExportInfo,
-    ExportSnapshot, ExportSummary, Handshake, Limits, Negotiated, OpenKind, Operation, ProtocolError,
-    Received, ReplyEncoder, Request, StatusExtent, Step, TlsPolicy, Transmission, status_flag,
+    AttachmentInfo, BlockSizes, CloseReason, Context, ContextKind, Cookie, Errno, ExportError,
+    ExportErrorKind, ExportInfo, ExportSnapshot, ExportSummary, Handshake, Limits, Negotiated, OpenKind,
+    Operation, ProtocolError, Received, ReplyEncoder, Request, StatusExtent, Step, TlsPolicy, Transmission,
+    status_flag,
 };
 
 pub(crate) const SIZE_BYTES: u64 = 64 << 10;
@@ -207,6 +208,7 @@ pub(crate) fn open(name: &str) -> Result<ExportInfo, ExportError> {
         read_only: false,
         multi_conn: true,
         block_sizes: BlockSizes::default(),
+        attachment: Some(AttachmentInfo { cluster: [0xc1; 16], volume: 7, epoch: 5, unbroken_since: 3 }),
     };
     match name {
         "" | "disk" => {}
@@ -214,6 +216,7 @@ pub(crate) fn open(name: &str) -> Result<ExportInfo, ExportError> {
             export.name = name.into();
             export.description = String::new();
             export.multi_conn = false;
+            export.attachment = None;
             export.block_sizes = BlockSizes::new(512, 4096, 8192).expect("valid sizes");
         }
         "read-only" => {

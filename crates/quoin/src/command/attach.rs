@@ -191,6 +191,11 @@ pub(crate) fn failure(error: &Error) -> Failure {
             }
             OpenError::Protocol(_) => failed.hint("--gateway is the address where a Quoin gateway serves NBD"),
         },
+        Error::Interrupted(volume) => failed.hint(format!(
+            "`quoin detach --force {volume}`, which loses what is not written yet, and attach it again"
+        )),
+        Error::Untold { .. } => Failure::unavailable(error.to_string())
+            .hint("upgrade the gateway; until then, requests wait"),
         Error::OneConnectionOnly => failed.hint("attach it with --connections 1"),
         Error::DeviceInUse(_) => failed.hint("without --device, one that is free is taken"),
         Error::NoDevice(_) => {
@@ -255,6 +260,8 @@ mod tests {
             (open(OpenError::Unavailable("x".into())), Kind::Unavailable),
             (Error::Unattended(Device(0)), Kind::Unavailable),
             (Error::NoDevice(Device(0)), Kind::NotFound),
+            (Error::Interrupted("v".into()), Kind::Failed),
+            (Error::Untold { address: "a:1".into(), volume: "v".into() }, Kind::Unavailable),
         ] {
             let failure = failure(&error);
             assert_eq!(failure.kind, kind, "{error}");

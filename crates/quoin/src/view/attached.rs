@@ -65,7 +65,11 @@ mod tests {
     fn a_disk_that_nobody_attends_to_stands_out() {
         let attached = device::Attached {
             device: device::Device(1),
-            backend: device::Backend { gateway: "127.0.0.1:10809".into(), volume: "vol1".into() },
+            backend: device::Backend {
+                gateway: "127.0.0.1:10809".into(),
+                volume: "vol1".into(),
+                origin: None,
+            },
             size_bytes: 1 << 30,
             read_only: false,
             connections: 4,

@@ -177,6 +177,10 @@ impl Segment {
         }
         // Said anew by each decision: an answer that came late may have what was missing.
         self.lossy = lossy;
+        // Once it has begun, the replicas tell nobody what they lacked: it must be on record before.
+        if lossy && !self.loss_recorded {
+            return;
+        }
         let authority =
             *answered.iter().max_by_key(|index| self.rank(**index)).expect("a majority has answered");
         let is_equal = |voter: &super::Voter| has_answered(voter) && self.equal_reports(voter, authority);

@@ -152,6 +152,8 @@ pub struct SegmentConfig {
     pub instance: InstanceId,
     /// A former lease whose holder is proven gone.
     pub void: Option<LeaseHolder>,
+    /// Whether a lossy start waits for [`Segment::loss_is_recorded`].
+    pub records_loss: bool,
     /// The most bytes kept for replicas that come back, and the most written without being durable.
     pub retained_bytes_max: usize,
     /// The protocol's times.
@@ -207,6 +209,8 @@ pub struct Segment {
     /// R2: when leases of others have surely ended.
     serve_from: Moment,
     lossy: bool,
+    /// Whether it is known outside that it is lossy, or need not be.
+    loss_recorded: bool,
     statistics: Statistics,
 }
 
@@ -228,6 +232,7 @@ impl Segment {
     pub fn new(config: SegmentConfig, now: Moment) -> Self {
         let voters = config.voters.iter().cloned().map(Voter::new).collect();
         let next_read = config.epoch.0 << 32;
+        let loss_recorded = !config.records_loss;
         Self {
             config,
             voters,
@@ -251,6 +256,7 @@ impl Segment {
             serving_allowed: false,
             serve_from: now,
             lossy: false,
+            loss_recorded,
             statistics: Statistics::default(),
         }
     }
@@ -292,6 +298,12 @@ impl Segment {
     /// Whether accepted writes may have been lost to a loss of power (rule A2).
     pub fn is_lossy(&self) -> bool {
         self.lossy
+    }
+
+    /// It is on record that this attachment is lossy (rule A2): whoever attaches next will know. So it may begin, with the next
+    /// tick.
+    pub fn loss_is_recorded(&mut self) {
+        self.loss_recorded = true;
     }
 
     /// Whether a majority takes writes.

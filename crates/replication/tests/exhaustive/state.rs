@@ -284,6 +284,7 @@ pub(crate) fn gateway_config(bounds: &Bounds, gateway: usize) -> SegmentConfig {
         epoch: epoch_of(gateway),
         instance: instance_of(gateway),
         void: None,
+        records_loss: false,
         retained_bytes_max: bounds.retained_bytes_max,
         timing: bounds.timing(),
     }

@@ -55,6 +55,7 @@ pub(crate) fn config(epoch: u64, voters: Vec<VoterConfig>, retained_bytes_max: u
         epoch: Epoch(epoch),
         instance: InstanceId([1; 16]),
         void: None,
+        records_loss: false,
         retained_bytes_max,
         timing: Timing::default(),
     }

@@ -6,6 +6,7 @@ mod bounded_memory;
 mod ended_sessions_do_not_count;
 mod flushed_is_durable;
 mod linearizable;
+mod lossy_is_on_record;
 pub(crate) mod never_stalled;
 mod no_amnesia;
 mod no_space_leak;
@@ -29,6 +30,7 @@ use crate::world::NodeProcess;
 use acknowledged_is_on_a_majority::Positions;
 use ended_sessions_do_not_count::Counted;
 use flushed_is_durable::Unflushed;
+use lossy_is_on_record::Record;
 use no_amnesia::Memory;
 use quoin_cluster::Volume;
 use quoin_history::History;
@@ -108,6 +110,7 @@ pub(crate) struct Observer {
     counted: Counted,
     writers: Writers,
     stewards: Stewards,
+    record: Record,
     survivors: Survivors,
     memory: Memory,
     windows: Windows,
@@ -127,6 +130,7 @@ impl Observer {
             counted: Counted::default(),
             writers: Writers::default(),
             stewards: Stewards::default(),
+            record: Record::default(),
             survivors: Survivors::default(),
             memory: Memory::new(rotten),
             windows: Windows::default(),
@@ -224,14 +228,19 @@ impl Observer {
         self.sent.contains_key(&value)
     }
 
-    /// The attachment began without proof that every accepted write was there (rule A2).
-    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch) {
+    /// The attachment is without proof that every accepted write is there (rule A2), and may have begun so.
+    pub(crate) fn attachment_is_lossy(&mut self, epoch: Epoch, began: bool) {
         self.history.push_lossy(epoch.0);
+        if began {
+            let result = self.record.begins_lossy(epoch);
+            self.note(result);
+        }
     }
 
     /// What the managers know of the volume.
     pub(crate) fn volume_is(&mut self, volume: &Volume, now: Nanos) {
         self.stewards.volume_is(volume);
+        self.record.volume_is(volume);
         let result = self.survivors.volume_is(volume, now);
         self.note(result);
         self.windows.volume_is(volume, now);

@@ -218,7 +218,7 @@ impl World {
         // Only an attachment that began may have lost anything for good; while it may still begin it is looked at again.
         export.judged = report.available;
         if report.lossy {
-            self.observer.attachment_is_lossy(export.epoch);
+            self.observer.attachment_is_lossy(export.epoch, report.available);
         }
     }
 
@@ -265,6 +265,8 @@ impl World {
                 Output::Connect(node, address) => self.keep_session(index, node, address),
                 Output::Cut(node, _) => self.cut_later(index, node),
                 Output::Fenced(_) => self.lose_volume(index),
+                // The clients here ask for no attachment, and keep nothing of what they have read.
+                Output::Lossy(_) => {}
             }
         }
         for (conn, outbox) in outboxes {
@@ -488,7 +490,8 @@ impl World {
         let running = process.running.as_mut()?;
         let volume = reply.volume.as_ref()?;
         let spec = words::spec(volume, &reply.nodes)?;
-        let epoch = Epoch(volume.attachment.as_ref()?.epoch);
+        let given = volume.attachment.as_ref()?;
+        let (epoch, unbroken_since) = (Epoch(given.epoch), words::unbroken_since(given));
         let previous = InstanceId::from_slice(&reply.previous_instance)
             .map(|instance| LeaseHolder { instance, epoch: Epoch(reply.previous_epoch) });
         let own = running.core.instance();
@@ -500,7 +503,7 @@ impl World {
             for node in &reply.nodes {
                 core.on_address(NodeId(node.node), &node.data_address);
             }
-            core.attach(spec, Attachment { epoch, void, steward: false, revision }, now);
+            core.attach(spec, Attachment { epoch, unbroken_since, void, steward: false, revision }, now);
         });
         self.gateways[index].running.as_mut()?.note_generations(self.now);
         Some(())
@@ -551,6 +554,7 @@ impl World {
             read_only: false,
             multi_conn: true,
             block_sizes: BlockSizes::default(),
+            attachment: None,
         });
         let mut waiting = Vec::new();
         for (conn, client) in &mut running.clients {

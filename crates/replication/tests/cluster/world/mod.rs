@@ -452,6 +452,7 @@ impl World {
             epoch: Epoch(index as u64 + 1),
             instance: InstanceId([index as u8 + 1; 16]),
             void,
+            records_loss: false,
             retained_bytes_max: self.setup.retained_bytes_max,
             timing: timing(),
         };
