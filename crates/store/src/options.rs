@@ -22,7 +22,7 @@ pub struct Options {
     /// The number of journal files. Half of their sum bounds the largest record, and what a restart replays is at
     /// most their sum.
     pub journal_files: u32,
-    /// Space that client writes leave free, for trims, metadata and resync (rule W5).
+    /// Space that clients are not promised: for trims, metadata and resync (rule W5).
     pub reserve_bytes: u64,
 }
 
@@ -97,7 +97,7 @@ pub struct Space {
     pub freeing_bytes: u64,
     /// Slots that can be taken now, the reserve included. While the filesystem is full only those that have blocks of it.
     pub free_bytes: u64,
-    /// What client writes leave free.
+    /// What is not to be promised to clients: trims, metadata and pulls need some, and writes that nobody has room for any more.
     pub reserve_bytes: u64,
     /// Whether the filesystem has no room for all of the capacity, for others use it, too.
     pub filesystem_full: bool,

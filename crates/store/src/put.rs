@@ -71,7 +71,8 @@ impl Engine {
             entry.slot = in_place;
             return Ok(SlotEffects::default());
         }
-        match self.take_slots(1, 0) {
+        // Half of the reserve stays for what has its number.
+        match self.take_slots(1, self.reserve_slots / 2) {
             Err(Error::NoSpace) if in_place.is_some() => {
                 entry.slot = in_place;
                 Ok(SlotEffects::default())

@@ -85,33 +85,9 @@ impl Engine {
     /// Writes whole blocks, at most 1 MiB, as one record: all of it or nothing survives. Sets the replica's position,
     /// and the version of the extents touched, to `seq`. `checksums` are the CRC-32 of the blocks; they must have been
     /// verified by whoever received them, for they are not computed again here, and recovery and reads trust nothing
-    /// else.
+    /// else. May use the reserve: what leaves that alone is that nobody is promised it ([`Space::reserve_bytes`](crate::Space)).
     pub fn write(
         &mut self,
-        id: ReplicaId,
-        seq: Seq,
-        offset_bytes: u64,
-        checksums: &[u32],
-        data: Bytes,
-    ) -> Result<Lsn, Error> {
-        self.write_leaving(self.reserve_slots, id, seq, offset_bytes, checksums, data)
-    }
-
-    /// As [`Engine::write`], and may use the reserve: for what was given its number though this disk has no room for it.
-    pub fn write_from_reserve(
-        &mut self,
-        id: ReplicaId,
-        seq: Seq,
-        offset_bytes: u64,
-        checksums: &[u32],
-        data: Bytes,
-    ) -> Result<Lsn, Error> {
-        self.write_leaving(0, id, seq, offset_bytes, checksums, data)
-    }
-
-    fn write_leaving(
-        &mut self,
-        reserve_slots: u64,
         id: ReplicaId,
         seq: Seq,
         offset_bytes: u64,
@@ -133,7 +109,7 @@ impl Engine {
             edits.push((extent, blocks, held));
         }
         self.prepare_maps(id, edits.iter().map(|(extent, _, held)| (*extent, held)))?;
-        let (new_slots, replaces) = self.slots_for_write(&edits, reserve_slots)?;
+        let (new_slots, replaces) = self.slots_for_write(&edits)?;
         let mut new_slots = new_slots.into_iter();
 
         let mut effects = SlotEffects { taken: new_slots.len() as u64, ..SlotEffects::default() };
@@ -172,21 +148,20 @@ impl Engine {
     }
 
     /// Slots for the extents that need one, and for those that are written whole: all of the latter or, where space is
-    /// short, none; it says which. So many are left.
+    /// short, none; it says which.
     fn slots_for_write(
         &mut self,
         edits: &[(ExtentIndex, Range<u32>, Held)],
-        reserve_slots: u64,
     ) -> Result<(Vec<Slot>, bool), Error> {
         let needed = edits.iter().filter(|(.., held)| wants_slot(held, false)).count() as u64;
         let all = edits.iter().filter(|(_, blocks, held)| wants_slot(held, *blocks == WHOLE)).count() as u64;
         if all > needed {
-            match self.take_slots(all, reserve_slots) {
+            match self.take_slots(all, self.reserve_slots) {
                 Err(Error::NoSpace) => {}
                 other => return other.map(|slots| (slots, true)),
             }
         }
-        self.take_slots(needed, reserve_slots).map(|slots| (slots, false))
+        self.take_slots(needed, 0).map(|slots| (slots, false))
     }
 
     /// Sees to it that the entries of these extents can be stored, and those that layers must keep.

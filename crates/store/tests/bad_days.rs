@@ -539,25 +539,35 @@ fn a_full_disk_stays_healthy_and_comes_back() {
     for extent in 0..28 {
         write(&mut engine, ONE, extent + 1, extent * 16, &[extent + 1]).unwrap();
     }
-    let before = engine.space();
-    assert!(matches!(write(&mut engine, ONE, 29, 27 * 16 + 15, &[7, 7]), Err(Error::NoSpace)));
-    assert_eq!(engine.space(), before);
-    assert_eq!(engine.replica(ONE).unwrap().position, Seq(28));
-    // What needs no slot, and what may use the reserve, goes on.
-    write(&mut engine, ONE, 29, 5, &[5]).unwrap();
-    engine.put_meta(ONE, Bytes::from_static(b"full"), None).unwrap();
+    let space = engine.space();
+    assert_eq!(
+        space.free_bytes, space.reserve_bytes,
+        "no more is promised; what was promised is taken from the reserve"
+    );
+    write(&mut engine, ONE, 29, 28 * 16, &[29, 29]).unwrap();
+    write(&mut engine, ONE, 30, 29 * 16, &[30]).unwrap();
     let (sums, data) = blocks(&[8]);
     let mut checksums = [0; 16];
     checksums[0] = sums[0];
-    engine.put_extent(ONE, ExtentIndex(40), Seq(30), 0, &checksums, !1, data).unwrap();
-    engine.zero(ONE, Seq(31), 0, 10 * EXTENT).unwrap();
-    assert!(matches!(write(&mut engine, ONE, 32, 50 * 16, &[7]), Err(Error::NoSpace)));
+    let pulled = engine.put_extent(ONE, ExtentIndex(40), Seq(30), 0, &checksums, !1, data);
+    assert!(matches!(pulled, Err(Error::NoSpace)), "half of the reserve is not for pulls");
+    write(&mut engine, ONE, 31, 30 * 16, &[31]).unwrap();
+    write(&mut engine, ONE, 32, 31 * 16, &[32]).unwrap();
+    let before = engine.space();
+    assert!(matches!(write(&mut engine, ONE, 33, 31 * 16 + 15, &[7, 7]), Err(Error::NoSpace)));
+    assert_eq!(engine.space(), before);
+    assert_eq!(engine.replica(ONE).unwrap().position, Seq(32));
+    // What needs no slot goes on.
+    write(&mut engine, ONE, 33, 5, &[5]).unwrap();
+    engine.put_meta(ONE, Bytes::from_static(b"full"), None).unwrap();
+    engine.zero(ONE, Seq(34), 0, 10 * EXTENT).unwrap();
+    assert!(matches!(write(&mut engine, ONE, 35, 50 * 16, &[7]), Err(Error::NoSpace)));
     sync(&mut engine);
     // Space is short and a checkpoint would help: it is worth it without being forced.
     let job = engine.start_checkpoint(false).unwrap();
     engine.finish_checkpoint(job.run()).unwrap();
-    assert_eq!(engine.space().used_bytes, 19 * EXTENT);
-    write(&mut engine, ONE, 32, 50 * 16, &[7]).unwrap();
+    assert_eq!(engine.space().used_bytes, 22 * EXTENT);
+    write(&mut engine, ONE, 35, 50 * 16, &[7]).unwrap();
     engine.drop_replica(ONE).unwrap();
     assert!(engine.replica(ONE).is_none());
     assert!(matches!(engine.create_replica(ONE, EXTENT, Bytes::new()), Err(Error::ReplicaExists(ONE))));

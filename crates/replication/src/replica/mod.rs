@@ -62,6 +62,8 @@ pub struct Replica {
     meta: ReplicaMeta,
     role: Role,
     session: Option<SessionId>,
+    /// That session has given its lease back: nothing more comes from it.
+    released: bool,
     leases: Leases,
     /// The last write appended to the journal's batch.
     appended: Seq,
@@ -78,6 +80,7 @@ impl Replica {
             meta,
             role: Role::Idle,
             session: None,
+            released: false,
             leases: Leases::none(),
             appended: Seq::ZERO,
             durable: Seq::ZERO,
@@ -103,6 +106,7 @@ impl Replica {
             meta,
             role: Role::Idle,
             session: None,
+            released: false,
             // R2: after a process start, a full lease is assumed.
             leases: Leases::assumed(now + timing.lease_granted()),
             appended: position,
@@ -122,9 +126,9 @@ impl Replica {
         &self.meta
     }
 
-    /// The session that opened it last.
+    /// The session that opened it last, unless that has let go of it.
     pub fn session(&self) -> Option<SessionId> {
-        self.session
+        self.session.filter(|_| !self.released)
     }
 
     /// The last write appended.
@@ -175,7 +179,7 @@ impl Replica {
         }
         self.meta.promise = LeaseHolder { instance: open.instance, epoch: open.epoch };
         self.meta.generation = open.generation;
-        self.session = Some(session);
+        (self.session, self.released) = (Some(session), false);
         let in_history = end_point(&self.meta.history, self.appended).epoch == open.epoch;
         self.role = if in_history && self.meta.mixed.is_none() { Role::Member } else { Role::Idle };
         Ok(self.persist(None))
@@ -327,7 +331,9 @@ impl Replica {
     /// from that: gives it.
     pub fn release(&mut self, session: SessionId, holder: LeaseHolder) -> Option<SessionId> {
         self.leases.void(holder);
-        self.session.take_if(|opened_by| *opened_by == session && self.meta.promise == holder)
+        let former = self.session().filter(|opened_by| *opened_by == session && self.meta.promise == holder);
+        self.released |= former.is_some();
+        former
     }
 
     /// A2: the same gateway has sent everything again. Returns the state to persist if that ends being shaken.

@@ -141,7 +141,7 @@ impl Segment {
         } else if starved > limit {
             if self.can_do_without(index) {
                 self.leaves_the_stream(index, now, links);
-            } else {
+            } else if self.voters[index].role().votes() {
                 self.voters[index].overdraws_to = self.log.last();
                 self.pump(index, now, links);
             }

@@ -34,11 +34,9 @@ impl Session {
         Self { speaker, granted: 0, touched: 0, told_used: 0, full: false, is_short: false, replicas: 0 }
     }
 
-    /// A write has used credit. Tells whether there was none: then it has its number already, and others cannot do without
-    /// this replica (rule W5).
-    pub(super) fn touch(&mut self, extents: u64) -> bool {
+    /// A write has used credit.
+    pub(super) fn touch(&mut self, extents: u64) {
         self.touched += extents;
-        self.touched > self.granted
     }
 
     fn unused(&self) -> u64 {

@@ -129,15 +129,13 @@ impl Node {
         let (id, epoch, seq) = (write.replica, write.epoch, write.seq);
         let (offset, length) = (write.offset, write.data.len() as u64);
         let extents = (offset + length).div_ceil(EXTENT_BYTES) - offset / EXTENT_BYTES;
-        let overdraws = self.sessions.get_mut(&session).is_some_and(|session| session.touch(extents));
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.touch(extents);
+        }
         let Write { checksums, data, .. } = write;
         let may_take = self.may_take(session, id, epoch, seq);
         let appended = self.append(session, (id, epoch, seq), (offset, length), may_take, |engine| {
-            if overdraws {
-                engine.write_from_reserve(id, seq, offset, &checksums, data)
-            } else {
-                engine.write(id, seq, offset, &checksums, data)
-            }
+            engine.write(id, seq, offset, &checksums, data)
         })?;
         if appended {
             self.counters.writes += 1;
