@@ -67,7 +67,7 @@ pub struct Engine {
     pub(crate) unapplied_bytes: u64,
     pub(crate) applying: Option<Applying>,
     pub(crate) apply_number: u64,
-    /// The filesystem refused to allocate slots, and has not done it since: others use it, too.
+    /// The filesystem refused to allocate slots, and has not given since what is kept ahead of the need: others use it, too.
     pub(crate) filesystem_full: bool,
     /// It is to be asked again.
     pub(crate) ask_filesystem: bool,

@@ -287,15 +287,11 @@ impl Volume {
                 epoch: self.attachment.epoch,
                 instance: self.instance,
                 void: self.attachment.void,
-                records_loss: true,
+                records_loss: !self.loss_recorded,
                 retained_bytes_max: self.retained_bytes_max,
                 timing: self.timing,
             };
-            let mut segment = Segment::new(config, now);
-            if self.loss_recorded {
-                segment.loss_is_recorded();
-            }
-            self.segments.push(segment);
+            self.segments.push(Segment::new(config, now));
             self.serving = false;
         }
     }
