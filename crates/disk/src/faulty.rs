@@ -230,6 +230,10 @@ impl File for FaultyFile {
         self.inner.set_len(length)
     }
 
+    fn expect_random_reads(&self) -> io::Result<()> {
+        self.inner.expect_random_reads()
+    }
+
     fn drop_cached(&self, offset: u64, length: u64) -> io::Result<()> {
         self.inner.drop_cached(offset, length)
     }

@@ -109,6 +109,10 @@ pub trait File: Send + Sync {
     /// Cuts or extends (sparsely) the file.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
+    /// Asks that reads bring only what they ask for into the page cache. Readahead gathers pages into large ones, of up to
+    /// megabytes, and each small write to such a page then costs ten times as much.
+    fn expect_random_reads(&self) -> io::Result<()>;
+
     /// Asks that later reads of the range come from the device. Of use only after [`File::sync`]: dirty pages stay.
     fn drop_cached(&self, offset: u64, length: u64) -> io::Result<()>;
 }

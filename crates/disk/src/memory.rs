@@ -336,6 +336,10 @@ impl File for MemFile {
         Ok(())
     }
 
+    fn expect_random_reads(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn drop_cached(&self, _offset: u64, _length: u64) -> io::Result<()> {
         Ok(())
     }

@@ -168,6 +168,10 @@ impl File for OsFile {
         self.file.set_len(length)
     }
 
+    fn expect_random_reads(&self) -> io::Result<()> {
+        Ok(fadvise(&self.file, 0, None, FileAdvice::Random)?)
+    }
+
     fn drop_cached(&self, offset: u64, length: u64) -> io::Result<()> {
         Ok(fadvise(&self.file, offset, NonZeroU64::new(length), FileAdvice::DontNeed)?)
     }

@@ -135,6 +135,8 @@ impl Engine {
         let slots = Slots::new(identity.capacity_bytes / EXTENT_BYTES);
         let reserve_slots = (options.reserve_bytes / EXTENT_BYTES).min(slots.count() / 8);
         let ring = Ring::open(&*dir, checkpoint.geometry)?;
+        let data = file(DATA)?;
+        data.expect_random_reads().map_err(Error::io(DATA))?;
         let mut engine = Engine {
             _lock: lock,
             salt,
@@ -142,7 +144,7 @@ impl Engine {
             starts,
             starts_file,
             checkpoint_files: [file(checkpoint::file_name(0))?, file(checkpoint::file_name(1))?],
-            data: file(DATA)?,
+            data,
             journal: Journal::new(ring, salt, count, checkpoint.lsn, checkpoint.position),
             slots,
             reserve_slots,

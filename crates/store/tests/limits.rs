@@ -114,6 +114,10 @@ impl File for HollowFile {
         Ok(())
     }
 
+    fn expect_random_reads(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn drop_cached(&self, _offset: u64, _length: u64) -> io::Result<()> {
         Ok(())
     }
