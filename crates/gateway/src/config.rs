@@ -31,6 +31,8 @@ pub struct Config {
     pub retained_bytes_max: usize,
     /// The congestion control of data connections through a network; the kernel's default where nothing is said.
     pub tcp_congestion_control: Option<String>,
+    /// How long its thread looks for more work before it sleeps; zero for not at all.
+    pub busy_poll: Duration,
     /// How often to report to the managers.
     pub heartbeat_interval: Duration,
 }

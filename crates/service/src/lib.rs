@@ -4,6 +4,7 @@
 //! Options are not here: they belong to the binary, which hands each role a finished `Config`.
 
 pub mod admin;
+pub mod busy_poll;
 pub mod logging;
 pub mod notify;
 pub mod shutdown;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use quoin_replication::writer::{Statistics, VoterHealth};
 use quoin_service::admin::Ready;
+use quoin_service::busy_poll::BusyPoll;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -72,8 +73,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(busy_poll: &BusyPoll) -> Self {
         let mut registry = Registry::with_prefix("quoin_gateway");
+        busy_poll.register(&mut registry);
         // 16 µs to 4 s.
         let latencies = || Histogram::new(exponential_buckets(16e-6, 2.0, 19));
         let (read_seconds, write_seconds) = (latencies(), latencies());

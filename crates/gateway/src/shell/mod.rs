@@ -23,6 +23,7 @@ use quoin_disk::clock;
 use quoin_nbd::{Cookie, ReplyEncoder};
 use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
+use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{ClusterId, InstanceId, Moment, NodeId, VolumeId};
@@ -97,6 +98,7 @@ struct Shell {
     cluster: Cell<Option<ClusterId>>,
     past: past::Past,
     metrics: metrics::Metrics,
+    busy_poll: BusyPoll,
     /// Rung when ticks are needed soon.
     busy: Notify,
     shutdown: CancellationToken,
@@ -128,7 +130,8 @@ async fn run_local(
     let listeners = listener::bind(&config.listen, inherited, config.socket_mode)?;
     let managers = Managers::new(&config.managers)?;
     let timing = Timing::default();
-    let metrics = metrics::Metrics::new();
+    let busy_poll = BusyPoll::new(config.busy_poll);
+    let metrics = metrics::Metrics::new(&busy_poll);
     let stopping = CancellationToken::new();
     let shell = Rc::new(Shell {
         core: RefCell::new(Core::new(instance, config.retained_bytes_max, timing)),
@@ -145,6 +148,7 @@ async fn run_local(
         cluster: Cell::new(None),
         past,
         metrics,
+        busy_poll,
         tls,
         busy: Notify::new(),
         shutdown,
@@ -161,6 +165,8 @@ async fn run_local(
     manager::spawn(&shell);
     let clients = tokio::task::spawn_local(listener::accept(shell.clone(), listeners));
     tokio::task::spawn_local(tick(shell.clone(), timing));
+    let polling = shell.clone();
+    tokio::task::spawn_local(async move { polling.busy_poll.run().await });
     tokio::select! {
         () = shell.shutdown.cancelled() => {}
         failed = admin => {
@@ -215,16 +221,20 @@ impl Shell {
 
     /// Gives an event (or a batch of them) to the core and does what it says.
     fn event<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Moment) -> T) -> T {
+        let now = clock::now();
+        self.busy_poll.work_came(now);
         let (result, outputs) = {
             let mut core = self.core.borrow_mut();
             let was_busy = core.is_busy();
-            let result = event(&mut core, clock::now());
+            let result = event(&mut core, now);
             if !was_busy && core.is_busy() {
                 self.busy.notify_one();
             }
             (result, core.outputs())
         };
+        self.busy_poll.under_way(self.tickets.borrow().len());
         self.carry_out(outputs);
+        self.busy_poll.work_done();
         result
     }
 

@@ -1,6 +1,6 @@
 //! The options of `quoin gateway`.
 
-use super::manager::heartbeat;
+use super::manager::{busy_poll, heartbeat};
 use super::setting::{
     ClientCertificatesMode, CongestionControl, FileMode, HostPort, List, LogFilter, Name, Setting, TlsMode,
 };
@@ -59,6 +59,8 @@ options! { GatewayOptions, GatewaySettings {
     retained_max: Size = "QUOIN_RETAINED_MAX", "SIZE", default "64MiB";
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
     tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
+    /// How long to look for more work before sleeping, while requests come one after the other; 0s for not at all
+    busy_poll: Period = "QUOIN_BUSY_POLL", "DURATION", default "100us";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_gateway=debug; else RUST_LOG, else info
@@ -90,6 +92,7 @@ impl GatewaySettings {
             in_flight_bytes_max: memory(&self.in_flight_max)?,
             retained_bytes_max: memory(&self.retained_max)?,
             tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
+            busy_poll: busy_poll(&self.busy_poll)?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };
         Ok((config, Logging::of(&self.log, &self.log_format)?))

@@ -1,6 +1,6 @@
 //! The options of `quoin storage-node`.
 
-use super::manager::heartbeat;
+use super::manager::{busy_poll, heartbeat};
 use super::setting::{CongestionControl, HostPort, List, LogFilter, Name};
 use super::{Logging, options};
 use crate::failure::Failure;
@@ -41,6 +41,8 @@ options! { StorageNodeOptions, StorageNodeSettings {
     scrub_interval: Period = "QUOIN_SCRUB_INTERVAL", "DURATION", default "24h";
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
     tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
+    /// How long to look for more work before sleeping, while requests come one after the other; 0s for not at all
+    busy_poll: Period = "QUOIN_BUSY_POLL", "DURATION", default "100us";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_store=debug; else RUST_LOG, else info
@@ -81,6 +83,7 @@ impl StorageNodeSettings {
                 .get_if(|files| (2..=1024).contains(files), "a journal has 2 to 1024 files")?,
             limits: self.limits()?,
             tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
+            busy_poll: busy_poll(&self.busy_poll)?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,
         };
         Ok((config, Logging::of(&self.log, &self.log_format)?))

@@ -94,11 +94,20 @@ async fn receive(
 ) -> Result<(), ReadError> {
     loop {
         let mut broken = None;
+        let mut count = 0;
         shell.event(|node, now| {
             loop {
                 match inbox.next_message() {
-                    Ok(Some(message)) => node.on_message(id, message, now)?,
-                    Ok(None) => return Ok(()),
+                    Ok(Some(message)) => {
+                        count += 1;
+                        node.on_message(id, message, now)?;
+                    }
+                    Ok(None) => {
+                        if count > 0 {
+                            shell.busy_poll.under_way(count);
+                        }
+                        return Ok(());
+                    }
                     Err(error) => {
                         broken = Some(error);
                         return Ok(());

@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use quoin_service::admin::Ready;
+use quoin_service::busy_poll::BusyPoll;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -63,8 +64,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(busy_poll: &BusyPoll) -> Self {
         let mut registry = Registry::with_prefix("quoin_storage_node");
+        busy_poll.register(&mut registry);
         let counters = COUNTERS
             .iter()
             .map(|(name, help, _)| {

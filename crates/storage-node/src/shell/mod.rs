@@ -12,6 +12,7 @@ use crate::node::{Fatal, Node, Output, PullId};
 use agent::Reports;
 use io_threads::IoThreads;
 use quoin_disk::clock;
+use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
@@ -77,6 +78,7 @@ struct Shell {
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
     reports: Reports,
+    busy_poll: BusyPoll,
     tcp_congestion_control: Option<String>,
     fatal: Cell<Option<Fatal>>,
     /// Rung when ticks are needed soon.
@@ -97,7 +99,8 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(RunError::io(format!("cannot serve the data plane on {}", config.listen)))?;
-    let metrics = metrics::Metrics::new();
+    let busy_poll = BusyPoll::new(config.busy_poll);
+    let metrics = metrics::Metrics::new(&busy_poll);
     let stopping = CancellationToken::new();
     let admin = tokio::task::spawn_local(quoin_service::admin::serve(
         config.admin_listen,
@@ -119,6 +122,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         peers: RefCell::default(),
         threads,
         reports,
+        busy_poll,
         tcp_congestion_control: config.tcp_congestion_control.clone(),
         fatal: Cell::new(None),
         busy: Notify::new(),
@@ -128,6 +132,8 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let agent = agent::spawn(&shell, &config, started.managers, started.registration, reports_in);
     tokio::task::spawn_local(connection::accept(shell.clone(), listener));
     tokio::task::spawn_local(tick(shell.clone(), metrics));
+    let polling = shell.clone();
+    tokio::task::spawn_local(async move { polling.busy_poll.run().await });
     shell.event(|_, _| Ok(()));
     loop {
         tokio::select! {
@@ -189,6 +195,7 @@ impl Shell {
             let mut node = self.node.borrow_mut();
             let Some(node) = node.as_mut() else { return };
             let now = clock::now();
+            self.busy_poll.work_came(now);
             let (was_busy, was_due) = (node.is_busy(), node.due());
             if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
                 tracing::error!(error = %fatal, "the disk failed; this process ends");
@@ -203,6 +210,7 @@ impl Shell {
             node.outputs()
         };
         self.carry_out(outputs);
+        self.busy_poll.work_done();
     }
 
     fn carry_out(&self, outputs: Vec<Output>) {
