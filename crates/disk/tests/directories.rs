@@ -83,6 +83,25 @@ fn direct_writes_are_seen_by_reads() {
 
 /// A filesystem in memory: whether it takes direct writes depends on the kernel, and nobody may notice.
 #[test]
+fn a_read_without_readahead_brings_only_its_own_pages() {
+    // Not in memory, as the usual place may be.
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = OsDir::open(temporary.path()).unwrap();
+    let file = dir.open("a", OpenMode::CreateNew).unwrap();
+    file.write_at(&vec![7; 4 << 20], 0).unwrap();
+    file.sync().unwrap();
+    file.drop_cached(0, 4 << 20).unwrap();
+    file.expect_random_reads().unwrap();
+    let mut page = [0; 4096];
+    for number in [0, 1, 2, 500, 501] {
+        let offset = number * 4096;
+        assert!(!file.read_cached_at(&mut page, offset).unwrap(), "page {number} was read ahead");
+        file.read_at(&mut page, offset).unwrap();
+        assert_eq!(page, [7; 4096]);
+    }
+}
+
+#[test]
 fn direct_writes_fall_back_to_the_cache() {
     let Ok(temporary) = tempfile::tempdir_in("/dev/shm") else { return };
     let file = OsDir::open(temporary.path()).unwrap().open("a", OpenMode::CreateNew).unwrap();
