@@ -233,6 +233,13 @@ fn a_disk_outlives_the_process_that_attends_to_it() {
     hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
     clock::think(STALL);
     hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    // The same, and the gateway is upgraded meanwhile: what it cannot answer any more, the next one does.
+    hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
+    let begun = clock::now();
+    roles.end("gateway-a", Signal::TERM);
+    println!("the gateway waited {:?} for answers", begun.elapsed());
+    hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    roles.start_again("gateway", "gateway-a");
     guest.say("enough");
     let written = guest.json("WRITTEN", PATIENCE);
     assert_eq!(written["failed"], 0, "{written}");
