@@ -89,19 +89,15 @@ impl Session {
             return Err(Error::AttachedHere { volume: options.volume.clone(), device, pid });
         };
         let former = here()?;
-        let first = Upstream::open(&options.gateway, &options.volume).await?;
+        // The kernel has kept it for a device that there is.
+        let kept = former.as_ref().and_then(|former| former.backend.origin);
+        let first = Upstream::open_again(&options.gateway, &options.volume, kept).await?;
+        let origin = kept.or(first.export.attachment.map(Origin::from));
         let connections = connections(options, former.as_ref(), first.export)?;
         let mut upstreams = vec![first];
         for _ in 1..connections {
-            upstreams.push(Upstream::open(&options.gateway, &options.volume).await?);
+            upstreams.push(Upstream::open_again(&options.gateway, &options.volume, origin).await?);
         }
-        // The kernel has kept it for a device that there is.
-        let told = upstreams[0].export.attachment.map(Origin::from);
-        let origin = former.as_ref().and_then(|former| former.backend.origin).or(told);
-        let continued = upstreams
-            .into_iter()
-            .map(|upstream| upstream.continues(origin, &options.gateway, &options.volume));
-        let upstreams = continued.collect::<Result<Vec<_>, _>>()?;
         let (kernels, ours) = pairs(upstreams.len())?;
         let export = upstreams[0].export;
         let (device, backend, timeout) = match &former {
