@@ -18,9 +18,9 @@ use crate::origin::Origin;
 use crate::upstream::Upstream;
 use bytes::BytesMut;
 use quoin_disk::clock;
-use quoin_nbd::client::{OpenError, OpenedExport, Relay, RelayError};
+use quoin_nbd::client::{OpenError, Relay, RelayError};
 use quoin_transport::Queue;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,7 +43,8 @@ const REPLY_BYTES: usize = 16;
 pub(crate) struct Shared {
     pub(crate) gateway: String,
     pub(crate) volume: String,
-    pub(crate) export: OpenedExport,
+    /// The volume's size as each connection was told when it was opened: the gateway serves it no more there.
+    pub(crate) sizes: Vec<Cell<u64>>,
     /// What the device began with, if the gateway said so.
     pub(crate) origin: Option<Origin>,
     /// The kernel's time-out for a request.
@@ -73,9 +74,13 @@ pub(crate) enum Broken {
     Fenced,
 }
 
-/// Where a connection gets a new socket of the kernel's; `None`: the device is no more.
-pub(crate) trait Sockets {
+/// What connections ask of the kernel.
+pub(crate) trait Kernel {
+    /// A new socket of the device's; `None`: the device is no more.
     async fn renew(&self) -> Option<UnixStream>;
+
+    /// Makes the device as large as this, unless it is. It may have to wait for requests under way.
+    async fn grow(&self, size_bytes: u64);
 }
 
 /// One connection.
@@ -90,6 +95,14 @@ pub(crate) struct Link {
     pause: Duration,
 }
 
+/// Lets the device grow with its volume, beside the requests, as far as every connection serves it.
+pub(crate) fn grow(shared: &Shared, device: &Rc<impl Kernel + 'static>) {
+    if let Some(size_bytes) = shared.sizes.iter().map(Cell::get).min() {
+        let device = device.clone();
+        tokio::task::spawn_local(async move { device.grow(size_bytes).await });
+    }
+}
+
 impl Link {
     pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
         let (from_kernel, to_kernel) = (BytesMut::new(), Queue::default());
@@ -97,7 +110,7 @@ impl Link {
     }
 
     /// Serves the connection until the device is detached.
-    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, sockets: Rc<impl Sockets>) {
+    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, device: Rc<impl Kernel + 'static>) {
         let shared = self.shared.clone();
         loop {
             let broken = match &mut upstream {
@@ -105,6 +118,8 @@ impl Link {
                 Some(upstream) => self.pump(upstream).await,
                 None => match self.reconnect().await {
                     Ok(open) => {
+                        shared.sizes[self.number].set(open.export.size_bytes);
+                        grow(&shared, &device);
                         upstream = Some(open);
                         continue;
                     }
@@ -141,7 +156,7 @@ impl Link {
                     self.from_kernel.clear();
                     self.to_kernel = Queue::default();
                     shared.relays[self.number].borrow_mut().disown();
-                    match sockets.renew().await {
+                    match device.renew().await {
                         Some(kernel) => self.kernel = kernel,
                         None => return,
                     }
@@ -166,9 +181,10 @@ impl Link {
     async fn reconnect(&mut self) -> Result<Upstream, Broken> {
         let Self { shared, kernel, from_kernel, pause, .. } = self;
         let watch = async { while shared.read(kernel, from_kernel, 0).await.is_ok() {} };
+        let at_least_bytes = shared.sizes[self.number].get();
         let open = async {
             tokio::time::sleep(*pause).await;
-            shared.open().await
+            shared.open(at_least_bytes).await
         };
         let mut upstream = tokio::select! {
             upstream = open => upstream?,
@@ -286,12 +302,12 @@ impl Shared {
         oldest.is_some_and(|taken_at| since_boot().saturating_sub(taken_at) >= self.timeout / 2)
     }
 
-    async fn open(&self) -> Result<Upstream, Broken> {
+    async fn open(&self, at_least_bytes: u64) -> Result<Upstream, Broken> {
         let mut pause = RETRY_MIN;
         let mut logged_at = since_boot();
         loop {
             let error = match Upstream::open_again(&self.gateway, &self.volume, self.origin).await {
-                Ok(upstream) if upstream.export.size_bytes >= self.export.size_bytes => return Ok(upstream),
+                Ok(upstream) if upstream.export.size_bytes >= at_least_bytes => return Ok(upstream),
                 Ok(_) => {
                     tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");
                     return Err(Broken::Fenced);
