@@ -180,6 +180,8 @@ fn a_mounted_volume_survives_the_loss_of_its_gateway_and_every_mistake_has_words
 }
 
 const TAKE_OVER: &str = r#"
+grows() { looks=0; until [ $(cat /sys/block/$1/size) = $(($2 * 2048)) ]; do usleep 50000; looks=$((looks + 1)); [ $looks -lt 400 ]; done; }
+put_last() { dd if=/tmp/block of=/dev/$1 bs=4k count=1 seek=$(($2 * 256 - 1)) conv=notrunc oflag=direct status=none; echo "GROWN $2"; }
 insmod /modules/nbd.ko
 json ATTACH quoin attach v --connections 4 --timeout 2s
 (writes /dev/nbd0) & writing=$!
@@ -192,6 +194,7 @@ json UNATTENDED quoin detach v
 json TAKEN-OVER quoin attach v
 hear enough; touch /tmp/enough
 wait $writing
+grows nbd0 96; put_last nbd0 96
 echo "TIMED-OUT $(dmesg | grep -c 'timed out' || true)"
 json DETACH quoin detach v
 
@@ -202,9 +205,12 @@ mkswap /dev/nbd1 >/dev/null; swapon /dev/nbd1
 code=0; kill -TERM $attending; wait $attending || code=$?
 echo "STOPPED-IN-USE $code"
 json LEFT quoin devices
+hear grown
 quoin attach v --foreground >/tmp/says 2>/tmp/log & attending=$!
 says "took over"
+grows nbd1 128
 swapoff /dev/nbd1
+put_last nbd1 128
 code=0; kill -TERM $attending; wait $attending || code=$?
 echo "STOPPED-FREE $code"
 json GONE quoin devices
@@ -233,6 +239,14 @@ fn a_disk_outlives_the_process_that_attends_to_it() {
     hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
     clock::think(STALL);
     hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    // The same, and the gateway is upgraded meanwhile: what it cannot answer any more, the next one does.
+    hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
+    let begun = clock::now();
+    roles.end("gateway-a", Signal::TERM);
+    println!("the gateway waited {:?} for answers", begun.elapsed());
+    hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    roles.quoin(&["volume", "resize", "v", "--size", "96MiB"]).ok();
+    roles.start_again("gateway", "gateway-a");
     guest.say("enough");
     let written = guest.json("WRITTEN", PATIENCE);
     assert_eq!(written["failed"], 0, "{written}");
@@ -242,6 +256,7 @@ fn a_disk_outlives_the_process_that_attends_to_it() {
         written["pause_ms"].as_u64() >= Some(stall),
         "the writes were not under way meanwhile: {written}"
     );
+    assert_eq!(guest.line("GROWN", PATIENCE), "96", "the gateway came back with a larger volume");
     assert!(
         guest.line("TIMED-OUT", PATIENCE).parse::<u32>().is_ok_and(|times| times > 0),
         "the kernel was patient"
@@ -253,8 +268,96 @@ fn a_disk_outlives_the_process_that_attends_to_it() {
     let left = guest.json("LEFT", PATIENCE);
     let device = &left["said"]["devices"][0];
     assert_eq!((&device["device"], device["pid"].is_null()), (&"/dev/nbd1".into(), true), "{left}");
+    roles.quoin(&["volume", "resize", "v", "--size", "128MiB"]).ok();
+    until("the gateway to serve the larger volume", PATIENCE, || match Nbd::size_of(gateway, "v") {
+        Ok(size) if size == 128 << 20 => Ok(()),
+        other => Err(format!("{:?}", other.ok())),
+    });
+    guest.say("grown");
+    assert_eq!(guest.line("GROWN", PATIENCE), "128", "it grew while no process attended to the disk");
     assert_eq!(guest.line("STOPPED-FREE", PATIENCE), "0");
     assert_eq!(guest.json("GONE", PATIENCE)["said"]["devices"], serde_json::json!([]));
     assert_eq!(guest.line("ERRORS", PATIENCE), "0");
+    guest.finish(PATIENCE);
+}
+
+const TAKEN: &str = r#"
+insmod /modules/nbd.ko
+fill() { dd if=/dev/zero bs=4k count=1 status=none | tr '\000' $1 >/tmp/$1; }
+fill a; fill x
+put() { dd if=/tmp/$1 of=/dev/nbd0 bs=4k seek=$2 oflag=direct conv=notrunc status=none 2>/dev/null && echo "$3 acknowledged" || echo "$3 failed"; }
+get() { dd if=/dev/nbd0 bs=4k skip=$1 count=1 iflag=direct status=none 2>/dev/null >/tmp/got && echo "$2 $(head -c 1 /tmp/got)" || echo "$2 failed"; }
+json ATTACH quoin attach v --connections 2
+for block in 0 1 2; do put a $block FIRST; done
+hear cut-off
+put x 1 PENDING-WRITE & write=$!
+get 0 PENDING-READ & read=$!
+hear returned
+wait $write; wait $read
+put x 1 LATE-WRITE; get 0 LATE-READ
+(dd if=/tmp/x of=/dev/nbd0 bs=4k seek=2 conv=notrunc,fsync status=none 2>/dev/null && echo "LATE-FLUSH acknowledged" || echo "LATE-FLUSH failed")
+echo "WHY $(grep -c 'was with another gateway meanwhile' /run/quoin/attach.log)"
+kill -9 $(sed -n 1p /run/quoin/attach/v.lock)
+json RESTARTED quoin attach v
+hear given-back
+json RESTARTED-LATER quoin attach v
+json UNATTENDED quoin devices
+json FORCED quoin detach v --force
+json ANEW quoin attach v
+for block in 0 1 2; do get $block ANEW-READ; done
+put x 1 ANEW-WRITE; get 1 ANEW-READ
+json DETACH quoin detach v
+"#;
+
+/// As when the machine of the first gateway is cut off, and returns: what the kernel has cached, and what it still has to write, is of a
+/// disk that is no more.
+#[test]
+fn a_disk_whose_volume_another_gateway_took_gives_and_takes_nothing_more_and_says_why() {
+    let mut roles = Roles::start();
+    roles.quoin(&["volume", "create", "v", "--size", "64MiB"]).ok();
+    let gateway = roles.start_gateway("gateway-a");
+    let elsewhere = roles.start_gateway("gateway-b");
+    let mut guest = Guest::boot(&script(gateway, TAKEN));
+    assert_eq!(guest.json("ATTACH", PATIENCE)["code"], 0);
+    for _ in 0..3 {
+        assert_eq!(guest.line("FIRST", PATIENCE), "acknowledged");
+    }
+
+    roles.signal("gateway-a", Signal::STOP);
+    guest.say("cut-off");
+    let mut taken = until("the other gateway to get the volume", PATIENCE, || {
+        Nbd::open(elsewhere, "v").map_err(|error| error.to_string())
+    });
+    assert_eq!(taken.read(0, 12288).unwrap(), [b'a'; 12288], "all that was acknowledged");
+    taken.write_fua(0, &[b'b'; 4096]).unwrap();
+    roles.signal("gateway-a", Signal::CONT);
+    guest.say("returned");
+    // While the other one still has it: nobody waits until it is given back.
+    let pending = [guest.line("PENDING", PATIENCE), guest.line("PENDING", PATIENCE)];
+    assert!(pending.iter().all(|said| said.ends_with("failed")), "{pending:?}");
+    for late in ["LATE-WRITE", "LATE-READ", "LATE-FLUSH"] {
+        assert_eq!(guest.line(late, PATIENCE), "failed", "{late}");
+    }
+    assert!(guest.line("WHY", PATIENCE).parse::<u32>().is_ok_and(|times| times > 0), "the log says why");
+    // A process that takes the device over knows no less than the one before.
+    let words = ["was with another gateway meanwhile", "quoin detach --force v"];
+    failed(&guest.json("RESTARTED", PATIENCE), 1, "failed", &words);
+    let theirs = [[b'b'; 4096], [b'a'; 4096], [b'a'; 4096]].concat();
+    assert_eq!(taken.read(0, 12288).unwrap(), theirs, "what was written late is nowhere");
+
+    drop(taken);
+    roles.end("gateway-b", Signal::TERM);
+    guest.say("given-back");
+    failed(&guest.json("RESTARTED-LATER", PATIENCE), 1, "failed", &words);
+    let unattended = guest.json("UNATTENDED", PATIENCE);
+    assert!(unattended["said"]["devices"][0]["pid"].is_null(), "{unattended}");
+    assert_eq!(guest.json("FORCED", PATIENCE)["code"], 0);
+    assert_eq!(guest.json("ANEW", PATIENCE)["code"], 0);
+    for expected in ["b", "a", "a"] {
+        assert_eq!(guest.line("ANEW-READ", PATIENCE), expected);
+    }
+    assert_eq!(guest.line("ANEW-WRITE", PATIENCE), "acknowledged");
+    assert_eq!(guest.line("ANEW-READ", PATIENCE), "x");
+    assert_eq!(guest.json("DETACH", PATIENCE)["code"], 0);
     guest.finish(PATIENCE);
 }

@@ -163,3 +163,34 @@ fn strangers_and_rude_clients_cost_a_good_one_nothing_and_memory_is_bounded() {
     });
     writer.write(0, &[8; 4096]).unwrap();
 }
+
+/// Without it they would count as clients for ever, and nobody else could have the volume.
+#[test]
+fn a_client_whose_machine_is_gone_is_ended_and_one_that_is_only_quiet_is_not() {
+    let mut roles = Roles::start();
+    roles.quoin(&["volume", "create", "v", "--size", "64MiB"]).ok();
+    let address = roles.start_gateway_with("gateway-a", "peer_timeout = \"2s\"");
+    let open = || Nbd::open(address, "v").unwrap();
+    let (mut quiet, idle, mut asking) = (open(), open(), open());
+    let clients = |expected: f64| {
+        until("the clients to be counted", PATIENCE, || {
+            match roles.metric("gateway-a", "quoin_gateway_clients")? {
+                count if count == expected => Ok(()),
+                count => Err(format!("{count}")),
+            }
+        });
+    };
+    clients(3.0);
+    // One with nothing under way, which takes a probe, and one that does not acknowledge an answer.
+    idle.vanish().unwrap();
+    asking.vanish().unwrap();
+    asking.send(Command::Read(4096), 0, &[]).unwrap();
+    let begun = now();
+    clients(1.0);
+    println!("those whose machine was gone were ended after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    until("some time to pass", PATIENCE, || {
+        if begun.elapsed() > Duration::from_secs(8) { Ok(()) } else { Err(String::new()) }
+    });
+    quiet.write(0, &[1; 4096]).unwrap();
+}

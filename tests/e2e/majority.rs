@@ -1,8 +1,9 @@
 //! Without a majority writes wait: no error, no lie.
 
 use crate::PATIENCE;
-use quoin_e2e::nbd::Command;
-use quoin_e2e::{Dev, until};
+use quoin_e2e::nbd::{Command, NbdError};
+use quoin_e2e::processes::Signal;
+use quoin_e2e::{Dev, Nbd, Roles, until};
 use std::time::Duration;
 
 #[test]
@@ -52,9 +53,36 @@ fn with_two_nodes_gone_writes_wait_the_status_says_why_and_they_go_on_when_one_i
     dev.until_healthy(PATIENCE);
 }
 
+/// An error would be wrong: what the client waits for may have happened, and its disk is as well as it was.
+#[test]
+fn a_gateway_that_stops_without_a_majority_breaks_the_connection_and_answers_nothing() {
+    let mut roles = Roles::start();
+    roles.quoin(&["volume", "create", "v", "--size", "64MiB"]).ok();
+    let gateway = roles.start_gateway("gateway-a");
+    let mut nbd = Nbd::open(gateway, "v").unwrap();
+    nbd.write(0, &[1; 4096]).unwrap();
+    let hung = ["node-1", "node-2"];
+    hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
+    nbd.send(Command::Write { fua: false }, 4096, &[2; 4096]).unwrap();
+    nbd.send(Command::Flush, 0, &[]).unwrap();
+    roles.end("gateway-a", Signal::TERM);
+    match nbd.receive() {
+        Err(NbdError::Io(error)) => println!("{error}"),
+        Err(error) => panic!("{error}"),
+        Ok(answered) => panic!("answered: {answered:?}"),
+    }
+    hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    roles.start_again("gateway", "gateway-a");
+    let mut nbd = until("the volume to be served again", PATIENCE, || {
+        Nbd::open(gateway, "v").map_err(|error| error.to_string())
+    });
+    assert_eq!(nbd.read(0, 4096).unwrap(), [1; 4096]);
+    nbd.write(4096, &[3; 4096]).unwrap();
+    assert_eq!(nbd.read(4096, 4096).unwrap(), [3; 4096]);
+}
+
 #[test]
 fn a_hung_storage_node_costs_no_error_and_is_caught_up_when_it_goes_on() {
-    use quoin_e2e::processes::Signal;
     let dev = Dev::start(&["--size", "64MiB"]);
     let mut nbd = dev.nbd();
     nbd.write(0, &[1; 65_536]).unwrap();

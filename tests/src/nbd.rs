@@ -2,6 +2,7 @@
 //!
 //! Fixed newstyle with `NBD_OPT_GO`; simple or structured replies; one connection. Follows proto.md of the NBD project.
 
+use socket2::{SockFilter, SockRef};
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -273,6 +274,12 @@ impl Nbd {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// As if this machine were gone without a word: nothing that comes for this connection is taken or acknowledged any more.
+    pub fn vanish(&self) -> io::Result<()> {
+        // A filter of one instruction, `BPF_RET | BPF_K`, that keeps nothing of any packet.
+        SockRef::from(&self.stream).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])
     }
 
     fn call(&mut self, command: Command, offset: u64, data: &[u8]) -> Result<Vec<u8>, NbdError> {

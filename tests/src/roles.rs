@@ -111,15 +111,21 @@ impl Roles {
     /// `kill -9`. [`Roles::start_again`] brings it back.
     #[track_caller]
     pub fn kill(&mut self, name: &str) {
+        self.end(name, Signal::KILL);
+    }
+
+    /// Ends a process by this signal, and waits until it is gone. [`Roles::start_again`] brings it back.
+    #[track_caller]
+    pub fn end(&mut self, name: &str, signal: Signal) {
         let process = self.processes.get_mut(name).unwrap_or_else(|| panic!("no process {name}"));
         let pid = process.background.pid();
-        processes::send(pid, Signal::KILL);
-        until("a killed process to end", PATIENCE, || {
+        processes::send(pid, signal);
+        until(&format!("{name} to end"), PATIENCE, || {
             if process.background.is_running() { Err(format!("{pid} runs")) } else { Ok(()) }
         });
     }
 
-    /// Starts a killed process again, with its configuration.
+    /// Starts a process that was ended again, with its configuration.
     #[track_caller]
     pub fn start_again(&mut self, role: &str, name: &str) {
         let process = self.processes.remove(name).unwrap_or_else(|| panic!("no process {name}"));

@@ -5,7 +5,8 @@
 //!
 //! **No stale cache.** It goes on only if nobody else can have changed the volume meanwhile, and nothing that was accepted is
 //! lost ([`Origin`]): what the kernel has cached would be wrong, and what it writes back would overwrite what it has not seen.
-//! Otherwise nothing is sent again, and all requests fail.
+//! Otherwise nothing is sent again, and all requests fail. `NBD_ESHUTDOWN` decides nothing: a gateway that stops says it as well
+//! as one whose volume is another's. It is a reason to connect again and look.
 //!
 //! **No stale write.** A kernel that lost patience sends the request again, perhaps on another connection, and takes its
 //! answer for the end of it. Were the first one carried out after that, it could undo a later write. So nothing that
@@ -17,9 +18,9 @@ use crate::origin::Origin;
 use crate::upstream::Upstream;
 use bytes::BytesMut;
 use quoin_disk::clock;
-use quoin_nbd::client::{OpenError, OpenedExport, Relay, RelayError};
+use quoin_nbd::client::{OpenError, Relay, RelayError};
 use quoin_transport::Queue;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,7 +43,8 @@ const REPLY_BYTES: usize = 16;
 pub(crate) struct Shared {
     pub(crate) gateway: String,
     pub(crate) volume: String,
-    pub(crate) export: OpenedExport,
+    /// The volume's size as each connection was told when it was opened: the gateway serves it no more there.
+    pub(crate) sizes: Vec<Cell<u64>>,
     /// What the device began with, if the gateway said so.
     pub(crate) origin: Option<Origin>,
     /// The kernel's time-out for a request.
@@ -66,13 +68,19 @@ pub(crate) enum Broken {
     Detached,
     /// The gateway is gone.
     Gateway(io::Error),
+    /// The gateway says that it stops, or that the volume is its no more.
+    ShutDown,
     /// The volume is not this device's any more.
     Fenced,
 }
 
-/// Where a connection gets a new socket of the kernel's; `None`: the device is no more.
-pub(crate) trait Sockets {
+/// What connections ask of the kernel.
+pub(crate) trait Kernel {
+    /// A new socket of the device's; `None`: the device is no more.
     async fn renew(&self) -> Option<UnixStream>;
+
+    /// Makes the device as large as this, unless it is. It may have to wait for requests under way.
+    async fn grow(&self, size_bytes: u64);
 }
 
 /// One connection.
@@ -83,15 +91,26 @@ pub(crate) struct Link {
     from_kernel: BytesMut,
     /// Answers that the kernel has not got yet, the first perhaps in part.
     to_kernel: Queue,
+    /// How long to wait before the gateway is asked again.
+    pause: Duration,
+}
+
+/// Lets the device grow with its volume, beside the requests, as far as every connection serves it.
+pub(crate) fn grow(shared: &Shared, device: &Rc<impl Kernel + 'static>) {
+    if let Some(size_bytes) = shared.sizes.iter().map(Cell::get).min() {
+        let device = device.clone();
+        tokio::task::spawn_local(async move { device.grow(size_bytes).await });
+    }
 }
 
 impl Link {
     pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
-        Self { shared, number, kernel, from_kernel: BytesMut::new(), to_kernel: Queue::default() }
+        let (from_kernel, to_kernel) = (BytesMut::new(), Queue::default());
+        Self { shared, number, kernel, from_kernel, to_kernel, pause: Duration::ZERO }
     }
 
     /// Serves the connection until the device is detached.
-    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, sockets: Rc<impl Sockets>) {
+    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, device: Rc<impl Kernel + 'static>) {
         let shared = self.shared.clone();
         loop {
             let broken = match &mut upstream {
@@ -99,6 +118,8 @@ impl Link {
                 Some(upstream) => self.pump(upstream).await,
                 None => match self.reconnect().await {
                     Ok(open) => {
+                        shared.sizes[self.number].set(open.export.size_bytes);
+                        grow(&shared, &device);
                         upstream = Some(open);
                         continue;
                     }
@@ -108,6 +129,15 @@ impl Link {
             match broken {
                 Broken::Gateway(error) => {
                     tracing::warn!(connection = self.number, %error, "the gateway is gone; connecting again");
+                    upstream = None;
+                }
+                Broken::ShutDown => {
+                    tracing::warn!(
+                        connection = self.number,
+                        "the gateway stops, or has the volume no more; connecting again to see which"
+                    );
+                    // One that says so again and again is not to be asked without a pause.
+                    self.pause = RETRY_MAX;
                     upstream = None;
                 }
                 Broken::Fenced => {
@@ -126,7 +156,7 @@ impl Link {
                     self.from_kernel.clear();
                     self.to_kernel = Queue::default();
                     shared.relays[self.number].borrow_mut().disown();
-                    match sockets.renew().await {
+                    match device.renew().await {
                         Some(kernel) => self.kernel = kernel,
                         None => return,
                     }
@@ -138,7 +168,7 @@ impl Link {
 
     /// Both directions until one breaks. What is half sent is kept in queues and goes on from there, in either direction.
     async fn pump(&mut self, upstream: &mut Upstream) -> Broken {
-        let Self { shared, number, kernel, from_kernel, to_kernel } = self;
+        let Self { shared, number, kernel, from_kernel, to_kernel, .. } = self;
         let Upstream { stream, input, unsent, .. } = upstream;
         tokio::select! {
             broken = shared.requests(*number, kernel, from_kernel, stream, unsent) => broken,
@@ -149,13 +179,19 @@ impl Link {
 
     /// Tries until the gateway is back, and has what is unanswered sent again. Meanwhile the kernel's end is watched.
     async fn reconnect(&mut self) -> Result<Upstream, Broken> {
-        let Self { shared, kernel, from_kernel, .. } = self;
+        let Self { shared, kernel, from_kernel, pause, .. } = self;
         let watch = async { while shared.read(kernel, from_kernel, 0).await.is_ok() {} };
+        let at_least_bytes = shared.sizes[self.number].get();
+        let open = async {
+            tokio::time::sleep(*pause).await;
+            shared.open(at_least_bytes).await
+        };
         let mut upstream = tokio::select! {
-            upstream = shared.open() => upstream?,
+            upstream = open => upstream?,
             () = watch => return Err(Broken::Kernel),
             () = shared.fenced.cancelled() => return Err(Broken::Fenced),
         };
+        self.pause = Duration::ZERO;
         let again = shared.relays[self.number].borrow_mut().again();
         let requests = again.len();
         again.into_iter().for_each(|request| upstream.unsent.push_payload(request));
@@ -243,7 +279,10 @@ impl Shared {
             if to_kernel.send_all(kernel).await.is_err() {
                 return Broken::Kernel;
             }
-            if taken.is_fenced {
+            if taken.is_shut_down {
+                if self.origin.is_some() {
+                    return Broken::ShutDown;
+                }
                 tracing::error!(volume = self.volume, "the volume belongs to another gateway now");
                 return Broken::Fenced;
             }
@@ -263,14 +302,12 @@ impl Shared {
         oldest.is_some_and(|taken_at| since_boot().saturating_sub(taken_at) >= self.timeout / 2)
     }
 
-    async fn open(&self) -> Result<Upstream, Broken> {
+    async fn open(&self, at_least_bytes: u64) -> Result<Upstream, Broken> {
         let mut pause = RETRY_MIN;
         let mut logged_at = since_boot();
         loop {
-            let opened = Upstream::open(&self.gateway, &self.volume).await;
-            let opened = opened.and_then(|open| open.continues(self.origin, &self.gateway, &self.volume));
-            let error = match opened {
-                Ok(upstream) if upstream.export.size_bytes >= self.export.size_bytes => return Ok(upstream),
+            let error = match Upstream::open_again(&self.gateway, &self.volume, self.origin).await {
+                Ok(upstream) if upstream.export.size_bytes >= at_least_bytes => return Ok(upstream),
                 Ok(_) => {
                     tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");
                     return Err(Broken::Fenced);

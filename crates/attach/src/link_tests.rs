@@ -1,7 +1,9 @@
 //! A connection between a kernel and a gateway that are both played here, byte by byte.
 
 use super::*;
-use quoin_nbd::{AttachmentInfo, BlockSizes, ExportInfo, Handshake, Limits, Step};
+use quoin_nbd::{
+    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step,
+};
 use std::future::Future;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -47,50 +49,73 @@ impl Gateway {
     async fn accept_with(&self, size_bytes: u64, attachment: Option<AttachmentInfo>) -> TcpStream {
         loop {
             let (stream, _) = self.0.accept().await.unwrap();
-            if let Ok(stream) = shake_hands(stream, size_bytes, attachment).await {
-                return stream;
-            }
-        }
-    }
-}
-
-async fn shake_hands(
-    mut stream: TcpStream,
-    size_bytes: u64,
-    attachment: Option<AttachmentInfo>,
-) -> io::Result<TcpStream> {
-    let mut handshake = Handshake::new(Limits::default());
-    let mut input = BytesMut::new();
-    loop {
-        match handshake.advance(&mut input).unwrap() {
-            Step::NeedMore { .. } => {
-                if stream.read_buf(&mut input).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            Step::Send(bytes) => stream.write_all(&bytes).await?,
-            Step::OpenExport { name, .. } => handshake.answer_open(Ok(ExportInfo {
-                name,
+            let answer = Ok(ExportInfo {
+                name: "vol1".into(),
                 description: String::new(),
                 size_bytes,
                 read_only: false,
                 multi_conn: true,
                 block_sizes: BlockSizes::default(),
                 attachment,
-            })),
+            });
+            if let Ok(stream) = shake_hands(stream, answer).await {
+                return stream;
+            }
+        }
+    }
+
+    /// Refuses the next client that asks, because the volume is attached elsewhere under this attachment.
+    async fn refuse(&self, elsewhere: Option<AttachmentInfo>) {
+        let refusal = ExportError::new(ExportErrorKind::Policy, "it is another gateway's");
+        let refusal = ExportError { elsewhere, ..refusal };
+        loop {
+            let (stream, _) = self.0.accept().await.unwrap();
+            match shake_hands(stream, Err(refusal.clone())).await {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Until the client has its answer; a refusal is an error here.
+async fn shake_hands(
+    mut stream: TcpStream,
+    answer: Result<ExportInfo, ExportError>,
+) -> io::Result<TcpStream> {
+    let mut handshake = Handshake::new(Limits::default());
+    let mut input = BytesMut::new();
+    let (mut is_refused, refused) = (false, io::ErrorKind::PermissionDenied);
+    loop {
+        match handshake.advance(&mut input).unwrap() {
+            Step::NeedMore { .. } => {
+                if stream.read_buf(&mut input).await? == 0 {
+                    return Err(if is_refused { refused } else { io::ErrorKind::UnexpectedEof }.into());
+                }
+            }
+            Step::Send(bytes) => stream.write_all(&bytes).await?,
+            Step::OpenExport { .. } => {
+                is_refused = answer.is_err();
+                handshake.answer_open(answer.clone());
+            }
             Step::Transmission { .. } => return Ok(stream),
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// The kernel, as far as it gives sockets: the test gets the other ends.
-struct Renewals {
+/// The kernel, as far as it gives sockets, of which the test gets the other ends, and is told sizes.
+struct Played {
     kernels: UnboundedSender<UnixStream>,
-    is_detached: std::cell::Cell<bool>,
+    is_detached: Cell<bool>,
+    sizes: RefCell<Vec<u64>>,
 }
 
-impl Sockets for Renewals {
+impl Kernel for Played {
+    async fn grow(&self, size_bytes: u64) {
+        self.sizes.borrow_mut().push(size_bytes);
+    }
+
     async fn renew(&self) -> Option<UnixStream> {
         let (kernel, ours) = UnixStream::pair().unwrap();
         self.kernels.send(kernel).unwrap();
@@ -101,41 +126,39 @@ impl Sockets for Renewals {
 struct Bench {
     gateway: Gateway,
     shared: Rc<Shared>,
-    sockets: Rc<Renewals>,
+    kernel: Rc<Played>,
     kernels: Mutex<UnboundedReceiver<UnixStream>>,
 }
 
 impl Bench {
     async fn new(connections: usize, timeout: Duration) -> Self {
+        Self::with_origin(connections, timeout, Some(FIRST.into())).await
+    }
+
+    async fn with_origin(connections: usize, timeout: Duration, origin: Option<Origin>) -> Self {
         let gateway = Gateway(TcpListener::bind("127.0.0.1:0").await.unwrap());
         let (sender, kernels) = unbounded_channel();
-        let export = OpenedExport {
-            size_bytes: 64 << 20,
-            flags: 0x16d,
-            block_bytes_min: 1,
-            payload_bytes_max: 32 << 20,
-            attachment: Some(FIRST),
-        };
         let shared = Rc::new(Shared {
             gateway: gateway.0.local_addr().unwrap().to_string(),
             volume: "vol1".into(),
-            export,
-            origin: Some(FIRST.into()),
+            sizes: (0..connections).map(|_| Cell::new(64 << 20)).collect(),
+            origin,
             timeout,
             relays: (0..connections).map(|_| RefCell::new(Relay::default())).collect(),
             answered: Notify::new(),
             fenced: CancellationToken::new(),
             leaving: CancellationToken::new(),
         });
-        let sockets = Rc::new(Renewals { kernels: sender, is_detached: std::cell::Cell::new(false) });
-        Self { gateway, shared, sockets, kernels: Mutex::new(kernels) }
+        let kernel =
+            Rc::new(Played { kernels: sender, is_detached: Cell::new(false), sizes: RefCell::default() });
+        Self { gateway, shared, kernel, kernels: Mutex::new(kernels) }
     }
 
     /// Starts a connection; gives the kernel's end.
     fn link(&self, number: usize) -> (UnixStream, tokio::task::JoinHandle<()>) {
         let (kernel, ours) = UnixStream::pair().unwrap();
         let link = Link::new(self.shared.clone(), number, ours);
-        (kernel, tokio::task::spawn_local(link.run(None, self.sockets.clone())))
+        (kernel, tokio::task::spawn_local(link.run(None, self.kernel.clone())))
     }
 
     async fn renewed(&self) -> UnixStream {
@@ -215,7 +238,7 @@ fn a_kernel_that_lost_patience_gets_a_new_socket_and_no_old_answer() {
         gateway.write_all(&[reply(0, 1, b"old"), reply(0, 7, b"new")].concat()).await.unwrap();
         expect(&mut kernel, &reply(0, 7, b"new")).await;
         // A device that is detached takes no socket any more.
-        bench.sockets.is_detached.set(true);
+        bench.kernel.is_detached.set(true);
         drop(kernel);
         link.await.unwrap();
     });
@@ -245,10 +268,70 @@ fn no_connection_passes_a_write_on_while_one_is_unanswered_for_too_long() {
     });
 }
 
+/// It is asked about, and not taken for the end: a gateway that stops says the same as one that has lost the volume.
 #[test]
-fn a_volume_that_belongs_to_another_gateway_fails_on_all_connections_and_stays_failed() {
+fn what_a_gateway_that_shuts_down_refuses_is_asked_of_its_successor() {
     play(async {
         let bench = Bench::new(2, Duration::from_secs(30)).await;
+        let (mut first, _one) = bench.link(0);
+        let mut gateway_of_first = bench.gateway.accept().await;
+        let (mut second, _two) = bench.link(1);
+        let mut gateway_of_second = bench.gateway.accept().await;
+        let (write, flush, read) = (request(1, 1, 1, b"x"), request(3, 2, 0, b""), request(0, 3, 2, b""));
+        first.write_all(&[&write[..], &flush].concat()).await.unwrap();
+        second.write_all(&read).await.unwrap();
+        expect(&mut gateway_of_first, &[&write[..], &flush].concat()).await;
+        expect(&mut gateway_of_second, &read).await;
+        gateway_of_first.write_all(&reply(108, 2, b"")).await.unwrap();
+        let mut gateway_of_first = bench.gateway.accept_under(2, 6).await;
+        expect(&mut gateway_of_first, &[&write[..], &flush].concat()).await;
+        gateway_of_first.write_all(&[reply(0, 2, b""), reply(0, 1, b"")].concat()).await.unwrap();
+        expect(&mut first, &[reply(0, 2, b""), reply(0, 1, b"")].concat()).await;
+        gateway_of_second.write_all(&reply(0, 3, b"ab")).await.unwrap();
+        expect(&mut second, &reply(0, 3, b"ab")).await;
+    });
+}
+
+#[test]
+fn a_gateway_that_shuts_down_and_has_lost_the_volume_when_it_is_back_is_the_end() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        let mut gateway = bench.gateway.accept().await;
+        let write = request(1, 1, 1, b"x");
+        kernel.write_all(&write).await.unwrap();
+        expect(&mut gateway, &write).await;
+        gateway.write_all(&reply(108, 1, b"")).await.unwrap();
+        expect_silence(bench.gateway.accept_under(7, 7).await).await;
+        expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+/// While it has it: nobody need wait for the other one to give it back.
+#[test]
+fn a_volume_that_another_gateway_has_is_the_end_and_one_that_is_refused_otherwise_is_waited_for() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let (mut kernel, _link) = bench.link(0);
+        drop(bench.gateway.accept().await);
+        let flush = request(3, 1, 0, b"");
+        kernel.write_all(&flush).await.unwrap();
+        // Refused without a word about who has it, and because a gateway of the same run has it.
+        bench.gateway.refuse(None).await;
+        bench.gateway.refuse(Some(AttachmentInfo { epoch: 6, ..FIRST })).await;
+        let mut gateway = bench.gateway.accept_under(2, 6).await;
+        expect(&mut gateway, &flush).await;
+        drop(gateway);
+        bench.gateway.refuse(Some(AttachmentInfo { epoch: 7, unbroken_since: 7, ..FIRST })).await;
+        expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+/// Nothing tells it from a gateway that has lost the volume: there is no origin to compare with.
+#[test]
+fn without_an_origin_a_gateway_that_shuts_down_is_taken_at_its_word() {
+    play(async {
+        let bench = Bench::with_origin(2, Duration::from_secs(30), None).await;
         let (mut first, one) = bench.link(0);
         let mut gateway_of_first = bench.gateway.accept().await;
         let (mut second, two) = bench.link(1);
@@ -300,6 +383,33 @@ fn a_volume_that_has_shrunk_is_another_one() {
         kernel.write_all(&request(3, 1, 0, b"")).await.unwrap();
         bench.gateway.accept_with(32 << 20, Some(FIRST)).await;
         expect(&mut kernel, &reply(108, 1, b"")).await;
+    });
+}
+
+#[test]
+fn a_device_grows_when_every_connection_serves_what_is_new_and_never_shrinks() {
+    play(async {
+        let bench = Bench::new(2, Duration::from_secs(30)).await;
+        let (mut first, _one) = bench.link(0);
+        let gateway_of_first = bench.gateway.accept().await;
+        let (mut second, _two) = bench.link(1);
+        let gateway_of_second = bench.gateway.accept().await;
+        drop(gateway_of_first);
+        let mut gateway_of_first = bench.gateway.accept_with(96 << 20, Some(FIRST)).await;
+        // Whoever has been passed on a request has told the size before.
+        let flush = request(3, 1, 0, b"");
+        first.write_all(&flush).await.unwrap();
+        expect(&mut gateway_of_first, &flush).await;
+        assert!(bench.kernel.sizes.borrow().iter().all(|size| *size == 64 << 20), "one still serves less");
+        drop(gateway_of_second);
+        let mut gateway_of_second = bench.gateway.accept_with(128 << 20, Some(FIRST)).await;
+        second.write_all(&flush).await.unwrap();
+        expect(&mut gateway_of_second, &flush).await;
+        assert_eq!(bench.kernel.sizes.borrow().last(), Some(&(96 << 20)));
+        drop(gateway_of_second);
+        expect_silence(bench.gateway.accept_with(96 << 20, Some(FIRST)).await).await;
+        expect(&mut second, &reply(108, 1, b"")).await;
+        expect(&mut first, &reply(108, 1, b"")).await;
     });
 }
 

@@ -42,13 +42,30 @@ impl Upstream {
         })
     }
 
-    /// Checks that the requests of a device that began with `origin` may go on here. `address` and `volume` are for the error.
-    pub(crate) fn continues(
-        self,
-        origin: Option<Origin>,
+    /// Connects and opens the volume for a device that began with `origin`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`]: its requests may go on nowhere any more.
+    pub(crate) async fn open_again(
         address: &str,
         volume: &str,
+        origin: Option<Origin>,
     ) -> Result<Self, Error> {
+        match (Self::open(address, volume).await, origin) {
+            // Whoever has it now has it for clients of his own, if only for a while.
+            (Err(Error::Open { error: OpenError::Elsewhere { message, attachment }, .. }), Some(origin))
+                if !origin.is_continued_by(&attachment) =>
+            {
+                tracing::warn!(volume, "{message}");
+                Err(Error::Interrupted(volume.to_owned()))
+            }
+            (opened, origin) => opened?.continues(origin, address, volume),
+        }
+    }
+
+    /// Checks that the requests of a device that began with `origin` may go on here. `address` and `volume` are for the error.
+    fn continues(self, origin: Option<Origin>, address: &str, volume: &str) -> Result<Self, Error> {
         let Some(origin) = origin else { return Ok(self) };
         match &self.export.attachment {
             Some(now) if origin.is_continued_by(now) => Ok(self),

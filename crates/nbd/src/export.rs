@@ -152,12 +152,14 @@ pub struct ExportError {
     pub kind: ExportErrorKind,
     /// The message, which its user reads. At most 4,096 bytes of it are sent.
     pub message: String,
+    /// The attachment under which another server has it, if that is the reason. Told to those who ask for attachments.
+    pub elsewhere: Option<AttachmentInfo>,
 }
 
 impl ExportError {
     /// Makes a refusal.
     pub fn new(kind: ExportErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), elsewhere: None }
     }
 }
 

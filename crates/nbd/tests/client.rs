@@ -64,6 +64,10 @@ fn our_server_s_refusals_reach_our_client() {
     assert_eq!(refused(ExportErrorKind::Unknown), OpenError::Unknown("because".into()));
     assert_eq!(refused(ExportErrorKind::Policy), OpenError::Refused("because".into()));
     assert_eq!(refused(ExportErrorKind::Shutdown), OpenError::Unavailable("because".into()));
+    let elsewhere = AttachmentInfo { cluster: [9; 16], volume: 2, epoch: 4, unbroken_since: 3 };
+    let refusal = ExportError::new(ExportErrorKind::Policy, "because");
+    let refused = open(&Err(ExportError { elsewhere: Some(elsewhere), ..refusal })).unwrap_err();
+    assert_eq!(refused, OpenError::Elsewhere { message: "because".into(), attachment: elsewhere });
 }
 
 proptest! {

@@ -70,12 +70,20 @@ pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, Ex
             }
         }
     };
-    let reply = tokio::time::timeout(ATTACH_MAX, ask)
-        .await
-        .map_err(|_| {
-            ExportError::new(ExportErrorKind::Shutdown, "no cluster manager answers; try again later")
-        })?
-        .map_err(|status| export_error(&status))?;
+    let asked = tokio::time::timeout(ATTACH_MAX, ask).await.map_err(|_| {
+        ExportError::new(ExportErrorKind::Shutdown, "no cluster manager answers; try again later")
+    })?;
+    let reply = match asked {
+        Ok(reply) => reply,
+        Err(status) => {
+            let refusal = export_error(&status);
+            let elsewhere = match refusal.kind {
+                ExportErrorKind::Policy => elsewhere(shell, name).await,
+                ExportErrorKind::Unknown | ExportErrorKind::Shutdown => None,
+            };
+            return Err(ExportError { elsewhere, ..refusal });
+        }
+    };
     begin(shell, name, &reply).ok_or_else(|| {
         ExportError::new(
             ExportErrorKind::Policy,
@@ -102,6 +110,19 @@ async fn described(shell: &Rc<Shell>, name: &str) -> Result<v1::Volume, ExportEr
     let ask =
         shell.managers.cluster(async |mut client| Ok(client.get_volume(request.clone()).await?.into_inner()));
     ask.await.map_err(|status| export_error(&status))
+}
+
+/// The attachment under which another gateway has a volume: clients that go on from an earlier one of their own need not wait
+/// until it ends.
+async fn elsewhere(shell: &Rc<Shell>, name: &str) -> Option<AttachmentInfo> {
+    let volume = described(shell, name).await.ok()?;
+    let given = volume.attachment.filter(|given| !given.steward)?;
+    Some(AttachmentInfo {
+        cluster: shell.cluster.get()?.0,
+        volume: volume.id,
+        epoch: given.epoch,
+        unbroken_since: words::unbroken_since(&given).0,
+    })
 }
 
 /// What clients of a volume may be told of its attachment.

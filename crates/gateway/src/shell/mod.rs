@@ -323,8 +323,10 @@ impl Shell {
         Some(waiting.client)
     }
 
-    /// Gives leases and attachments back.
+    /// Gives leases and attachments back. What is unanswered stays so, and its clients' connections break with the process: they ask
+    /// the next gateway again, where an error would be the end of it for the users of their disks.
     async fn let_go(self: &Rc<Self>) {
+        self.clients.borrow_mut().clear();
         let attached = self.exports.attached();
         let clean: Vec<VolumeId> = {
             let reports = self.core.borrow().reports();

@@ -65,6 +65,14 @@ pub enum OpenError {
     /// It exists, and this client may not have it now.
     #[error("the export is refused: {0}")]
     Refused(String),
+    /// It exists, and another server has it.
+    #[error("the export is refused: {message}")]
+    Elsewhere {
+        /// Why, in the server's words.
+        message: String,
+        /// The attachment under which that one has it.
+        attachment: AttachmentInfo,
+    },
     /// The server goes away, or lacks what it needs. Another try may succeed.
     #[error("the server cannot open it now: {0}")]
     Unavailable(String),
@@ -197,7 +205,7 @@ impl ClientHandshake {
         match kind {
             option_reply::INFO => self.information(data).map(|()| None),
             option_reply::ACK => self.opened().map(Some),
-            _ => Err(refusal(kind, &data)),
+            _ => Err(self.refused(kind, &data)),
         }
     }
 
@@ -232,6 +240,21 @@ impl ClientHandshake {
         Ok(())
     }
 
+    fn refused(&self, kind: u32, message: &[u8]) -> OpenError {
+        let message = String::from_utf8_lossy(message).into_owned();
+        let elsewhere = match self.state {
+            State::Replies(told) => told.attachment,
+            State::Greeting | State::Opened => None,
+        };
+        match (kind, elsewhere) {
+            (option_reply::ERR_UNKNOWN, _) => OpenError::Unknown(message),
+            (option_reply::ERR_SHUTDOWN, _) => OpenError::Unavailable(message),
+            (option_reply::ERR_UNSUP, _) => OpenError::Protocol("it does not know NBD_OPT_GO"),
+            (_, Some(attachment)) => OpenError::Elsewhere { message, attachment },
+            (_, None) => OpenError::Refused(message),
+        }
+    }
+
     fn opened(&mut self) -> Result<ClientStep, OpenError> {
         let State::Replies(told) = self.state else {
             unreachable!("called for this state only");
@@ -248,16 +271,6 @@ impl ClientHandshake {
             payload_bytes_max,
             attachment,
         }))
-    }
-}
-
-fn refusal(kind: u32, message: &[u8]) -> OpenError {
-    let message = String::from_utf8_lossy(message).into_owned();
-    match kind {
-        option_reply::ERR_UNKNOWN => OpenError::Unknown(message),
-        option_reply::ERR_SHUTDOWN => OpenError::Unavailable(message),
-        option_reply::ERR_UNSUP => OpenError::Protocol("it does not know NBD_OPT_GO"),
-        _ => OpenError::Refused(message),
     }
 }
 

@@ -55,8 +55,9 @@ pub struct Requests {
 pub struct Replies {
     /// The bytes, perhaps none.
     pub bytes: Bytes,
-    /// The gateway says that the volume is its no more: it belongs to another one now.
-    pub is_fenced: bool,
+    /// The gateway says that it stops, or that the volume is its no more. What it said so of counts as unanswered, and is not
+    /// in `bytes`: it may have happened or not, as with a connection that broke.
+    pub is_shut_down: bool,
     /// How many more bytes make the next reply whole, if it has begun.
     pub missing: usize,
 }
@@ -135,7 +136,7 @@ impl Relay {
     ///
     /// [`RelayError`] if the input is no sequence of answers to what is unanswered.
     pub fn take_replies(&mut self, input: &mut BytesMut) -> Result<Replies, RelayError> {
-        let (mut end, mut is_fenced, mut missing) = (0, false, 0);
+        let (mut end, mut is_shut_down, mut missing) = (0, false, 0);
         let mut dropped = Vec::new();
         while let Some(header) = input[end..].first_chunk::<REPLY_BYTES>() {
             let (cookie, errno, all) = match self.announced(header) {
@@ -148,15 +149,16 @@ impl Relay {
                 missing = all - (input.len() - end);
                 break;
             }
-            let request = self.unanswered.remove(&cookie);
-            if request.is_some_and(|request| request.is_disowned) {
+            if errno == ESHUTDOWN {
+                is_shut_down = true;
+                dropped.push(end..end + all);
+            } else if self.unanswered.remove(&cookie).is_some_and(|request| request.is_disowned) {
                 dropped.push(end..end + all);
             }
-            is_fenced |= errno == ESHUTDOWN;
             end += all;
         }
         let bytes = without(input.split_to(end), &dropped);
-        Ok(Replies { bytes, is_fenced, missing })
+        Ok(Replies { bytes, is_shut_down, missing })
     }
 
     /// Cookie, error number, and length with all data of the reply that begins so.
@@ -341,15 +343,26 @@ mod tests {
     }
 
     #[test]
-    fn the_end_and_a_fence_are_seen() {
+    fn the_end_and_a_shutdown_are_seen() {
         let mut relay = Relay::default();
         let taken = take(&mut relay, &[request(3, 1, 0, b""), request(2, 0, 0, b"")].concat()).unwrap();
         assert_eq!((taken.bytes.len(), taken.is_leaving), (REQUEST_BYTES, true));
         take(&mut relay, &request(3, 2, 0, b"")).unwrap();
         let mut input = BytesMut::from(&reply(108, 1, b"")[..]);
-        assert!(relay.take_replies(&mut input).unwrap().is_fenced);
-        assert_eq!(relay.fail_all()[..], reply(108, 2, b"")[..]);
+        assert!(relay.take_replies(&mut input).unwrap().is_shut_down);
+        assert_eq!(relay.fail_all()[..], [reply(108, 1, b""), reply(108, 2, b"")].concat());
         assert!(relay.is_empty());
+    }
+
+    #[test]
+    fn a_server_that_is_shutting_down_has_answered_nothing_by_saying_so() {
+        let mut relay = Relay::default();
+        let (write, read, flush) = (request(1, 1, 1, b"x"), request(0, 2, 2, b""), request(3, 3, 0, b""));
+        take(&mut relay, &[&write[..], &read, &flush].concat()).unwrap();
+        let said = [reply(108, 1, b""), reply(0, 3, b""), reply(108, 2, b"")].concat();
+        let replies = relay.take_replies(&mut BytesMut::from(&said[..])).unwrap();
+        assert_eq!((&replies.bytes[..], replies.is_shut_down), (&reply(0, 3, b"")[..], true));
+        assert_eq!(relay.again().concat(), [&write[..], &read].concat());
     }
 
     #[test]

@@ -281,6 +281,10 @@ impl Handshake {
             }
             (Err(_), OpenKind::ExportName) => State::Closing(CloseReason::ExportRefused),
             (Err(error), OpenKind::Info | OpenKind::Go) => {
+                // Information may come before an error, too ("as few as zero in an error case").
+                if let Some(elsewhere) = error.elsewhere.filter(|_| requests.attachment) {
+                    reply::attachment(option, elsewhere, output);
+                }
                 reply::error(option, error.kind.reply_type(), &error.message, output);
                 State::OptionHeader
             }

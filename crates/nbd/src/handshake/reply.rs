@@ -1,7 +1,7 @@
 //! Writing what the server says before transmission (proto.md, "Fixed newstyle negotiation", "Option reply types").
 //! Decides nothing.
 
-use crate::export::{BlockSizes, ExportInfo, ExportSummary, TransmissionFlags};
+use crate::export::{AttachmentInfo, BlockSizes, ExportInfo, ExportSummary, TransmissionFlags};
 use crate::handshake::option::InfoRequests;
 use crate::limits::{STRING_BYTES_MAX, sendable};
 use crate::spec::{handshake_flag, info, magic, option_reply};
@@ -69,14 +69,19 @@ pub(crate) fn infos(
         out.put_u32(export.block_sizes.preferred());
         out.put_u32(export.block_sizes.max_payload());
     }
-    if let Some(attachment) = export.attachment.filter(|_| requests.attachment) {
-        header(option, option_reply::INFO, 42, out);
-        out.put_u16(info::ATTACHMENT);
-        out.put_slice(&attachment.cluster);
-        out.put_u64(attachment.volume);
-        out.put_u64(attachment.epoch);
-        out.put_u64(attachment.unbroken_since);
+    if let Some(told) = export.attachment.filter(|_| requests.attachment) {
+        attachment(option, told, out);
     }
+}
+
+/// The `NBD_REP_INFO` reply of Quoin's own.
+pub(crate) fn attachment(option: u32, attachment: AttachmentInfo, out: &mut BytesMut) {
+    header(option, option_reply::INFO, 42, out);
+    out.put_u16(info::ATTACHMENT);
+    out.put_slice(&attachment.cluster);
+    out.put_u64(attachment.volume);
+    out.put_u64(attachment.epoch);
+    out.put_u64(attachment.unbroken_since);
 }
 
 /// `NBD_REP_META_CONTEXT`, whose name was found to be expressible.

@@ -224,6 +224,10 @@ pub(crate) fn open(name: &str) -> Result<ExportInfo, ExportError> {
             export.read_only = true;
         }
         "closing" => return Err(ExportError::new(ExportErrorKind::Shutdown, "closing")),
+        "elsewhere" => {
+            let refusal = ExportError::new(ExportErrorKind::Policy, "elsewhere");
+            return Err(ExportError { elsewhere: export.attachment, ..refusal });
+        }
         "secret" => return Err(ExportError::new(ExportErrorKind::Policy, "not for you")),
         _ => return Err(ExportError::new(ExportErrorKind::Unknown, "no such export")),
     }

@@ -183,7 +183,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
         Error::Open { volume, error: reason, .. } => match reason {
             OpenError::Unknown(_) => Failure::not_found(format!("volume {volume} does not exist"))
                 .hint("`quoin volume list` shows the volumes that exist"),
-            OpenError::Refused(_) => failed.hint(format!(
+            OpenError::Refused(_) | OpenError::Elsewhere { .. } => failed.hint(format!(
                 "`quoin volume show {volume}` tells where it is attached; detach it there first"
             )),
             OpenError::Unavailable(_) => {
