@@ -17,43 +17,48 @@ use tokio::io::{Interest, Ready};
 /// One timer, for one waiter. Counts as [`clock::now`] does.
 #[derive(Debug)]
 pub struct Alarm {
-    timer: AsyncFd<OwnedFd>,
+    /// Without one (the process has no file descriptor left), tokio's timers do.
+    timer: Option<AsyncFd<OwnedFd>>,
     set: Option<Moment>,
 }
 
 impl Alarm {
     /// A timer that is not set. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// The process has no file descriptor left.
-    pub fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
-        // What it may be called with wrongly is a type whose descriptor changes or ends; one that is owned does neither.
-        #[expect(deprecated, reason = "what replaces it is unsafe, and only `disk` may be")]
-        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-        Ok(Self { timer, set: None })
+    #[expect(clippy::new_without_default, reason = "not everywhere can one be made")]
+    pub fn new() -> Self {
+        Self { timer: timer().ok(), set: None }
     }
 
-    /// Waits until `at`, which may have passed. To be called again with another moment when it was dropped before: the
-    /// system is asked only if that is another one.
-    ///
-    /// # Errors
-    /// None that the system is known to give.
-    pub async fn until(&mut self, at: Moment) -> io::Result<()> {
-        // A timer set to zero would never ring.
+    /// Waits until `at`, which may have passed. May be dropped, and called again with that moment or another.
+    pub async fn until(&mut self, at: Moment) {
+        if self.ring(at).await.is_err() {
+            self.timer = None;
+            tokio::time::sleep(at.since(clock::now())).await;
+        }
+    }
+
+    async fn ring(&mut self, at: Moment) -> io::Result<()> {
+        let timer = self.timer.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         if self.set != Some(at) && at > clock::now() {
             let value = Itimerspec { it_interval: Timespec::default(), it_value: timespec(at) };
-            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &value)?;
+            timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &value)?;
             self.set = Some(at);
         }
         while clock::now() < at {
             // Its count is never read: setting it again clears that, and the next time that it rings is news. What rang for
             // an earlier moment is found here, once.
-            self.timer.readable().await?.clear_ready_matching(Ready::READABLE);
+            timer.readable().await?.clear_ready_matching(Ready::READABLE);
         }
         Ok(())
     }
+}
+
+fn timer() -> io::Result<AsyncFd<OwnedFd>> {
+    let timer =
+        timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    // What it may be called with wrongly is a type whose descriptor changes or ends; one that is owned does neither.
+    #[expect(deprecated, reason = "what replaces it is unsafe, and only `disk` may be")]
+    AsyncFd::with_interest(timer, Interest::READABLE)
 }
 
 fn timespec(at: Moment) -> Timespec {
@@ -71,43 +76,52 @@ mod tests {
 
     #[tokio::test]
     async fn an_alarm_rings_at_each_of_its_moments_and_not_before() {
-        let mut alarm = Alarm::new().unwrap();
+        let mut alarm = Alarm::new();
         for _ in 0..3 {
             let at = clock::now() + SHORT;
-            alarm.until(at).await.unwrap();
+            alarm.until(at).await;
             assert!(clock::now() >= at);
         }
         // One that has passed is not waited for.
-        alarm.until(Moment::ZERO).await.unwrap();
-        alarm.until(clock::now()).await.unwrap();
+        alarm.until(Moment::ZERO).await;
+        alarm.until(clock::now()).await;
     }
 
     #[tokio::test]
     async fn whoever_stops_waiting_may_wait_for_another_moment_or_the_same() {
-        let mut alarm = Alarm::new().unwrap();
+        let mut alarm = Alarm::new();
         let (sooner, later) = (clock::now() + SHORT, clock::now() + SHORT * 4);
         for at in [later, sooner, later] {
             tokio::select! {
                 biased;
-                result = alarm.until(at) => panic!("it rang too early: {result:?}"),
+                () = alarm.until(at) => panic!("it rang too early"),
                 () = tokio::task::yield_now() => {}
             }
         }
-        alarm.until(sooner).await.unwrap();
+        alarm.until(sooner).await;
         assert!(clock::now() < later, "it rang for the later one");
-        alarm.until(later).await.unwrap();
+        alarm.until(later).await;
         assert!(clock::now() >= later);
         // The same moment again, after the timer has rung for it and nobody listened.
         let at = clock::now() + SHORT;
         tokio::select! {
             biased;
-            result = alarm.until(at) => panic!("it rang too early: {result:?}"),
+            () = alarm.until(at) => panic!("it rang too early"),
             () = tokio::task::yield_now() => {}
         }
         tokio::time::sleep(SHORT * 2).await;
-        alarm.until(at).await.unwrap();
+        alarm.until(at).await;
         let at = clock::now() + SHORT;
-        alarm.until(at).await.unwrap();
+        alarm.until(at).await;
         assert!(clock::now() >= at);
+    }
+
+    #[tokio::test]
+    async fn without_a_timer_of_the_kernel_it_rings_all_the_same() {
+        let mut alarm = Alarm { timer: None, set: None };
+        let at = clock::now() + SHORT;
+        alarm.until(at).await;
+        assert!(clock::now() >= at);
+        alarm.until(at).await;
     }
 }

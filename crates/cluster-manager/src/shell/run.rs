@@ -2,6 +2,7 @@
 
 use super::agent::AgentService;
 use super::cluster::ClusterService;
+use super::directory::Directory;
 use super::driver::{Driver, Handle};
 use super::route::Api;
 use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
@@ -13,10 +14,9 @@ use crate::shared::Shared;
 use quoin_api::v1::agent_server::AgentServer;
 use quoin_api::v1::cluster_server::ClusterServer;
 use quoin_api::v1::raft_server::RaftServer;
-use quoin_disk::{OsDir, clock};
+use quoin_disk::clock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -49,15 +49,15 @@ pub enum RunError {
     /// The raft log, or the state machine.
     #[error(transparent)]
     Raft(#[from] MemberError),
-    /// The raft thread panicked: raft-rs found its own rules broken.
-    #[error("the raft thread ended unexpectedly")]
+    /// The member's task panicked: raft-rs found its own rules broken.
+    #[error("the member ended unexpectedly")]
     RaftPanicked,
     /// The system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
-/// Ends the raft thread when the member's future is dropped, as a crash would.
+/// Ends the member's task when the member's future is dropped, as a crash would.
 struct KillOnDrop(Handle);
 
 impl Drop for KillOnDrop {
@@ -156,7 +156,7 @@ fn check(config: &Config) -> Result<(), RunError> {
 
 type DriverEnded = oneshot::Receiver<Result<(), MemberError>>;
 
-/// Opens the log and starts the raft thread.
+/// Opens the log and starts the member's task.
 fn start_driver(
     config: &Config,
     peers: &Peers,
@@ -171,8 +171,8 @@ fn start_driver(
         tick: config.tick,
         heartbeat_interval: config.heartbeat_interval,
     };
-    let directory =
-        open_directory(&config.data_dir).map_err(|error| MemberError::Store(StoreError::Io(error)))?;
+    let directory = Directory::open(&config.data_dir)
+        .map_err(|error| MemberError::Store(StoreError::Io(error)))?;
     let member = Member::open_with(member, &directory, shared.clone(), clock::now())?;
     let outbox = {
         let peers = peers.clone();
@@ -180,19 +180,9 @@ fn start_driver(
     };
     let (driver, handle) = Driver::new(member, config.tick, outbox);
     let (ended, receiver) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(format!("raft-{}", config.id))
-        .spawn(move || {
-            let result = driver.run();
-            let _ = ended.send(result);
-        })
-        .map_err(|error| RunError::Listen { address: config.listen, error })?;
+    // Not awaited: it says itself how it ended, and one that panics says nothing.
+    drop(tokio::spawn(async move { ended.send(driver.run().await) }));
     Ok((handle, receiver))
-}
-
-fn open_directory(path: &Path) -> std::io::Result<OsDir> {
-    std::fs::create_dir_all(path)?;
-    OsDir::open(path)
 }
 
 fn driver_result(result: Result<Result<(), MemberError>, oneshot::error::RecvError>) -> Result<(), RunError> {

@@ -56,7 +56,7 @@ impl Queue {
     }
 }
 
-/// The queues to all peers. What the raft thread sends goes in here.
+/// The queues to all peers. What raft sends goes in here.
 #[derive(Clone)]
 pub(crate) struct Peers {
     queues: Arc<BTreeMap<u64, Arc<Queue>>>,
