@@ -280,6 +280,11 @@ impl Core {
         self.busy
     }
 
+    /// Whether no time need pass until [`Core::is_busy`]: there is no volume, and no session to keep.
+    pub fn is_at_rest(&self) -> bool {
+        !self.busy && self.volumes.is_empty() && self.links.up().is_empty()
+    }
+
     /// Lets time pass.
     pub fn tick(&mut self, now: Moment) {
         if now >= self.heartbeat_at {

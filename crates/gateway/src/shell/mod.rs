@@ -23,6 +23,7 @@ use quoin_disk::clock;
 use quoin_nbd::{Cookie, ReplyEncoder};
 use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
+use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
@@ -101,6 +102,8 @@ struct Shell {
     busy_poll: BusyPoll,
     /// Rung when ticks are needed soon.
     busy: Notify,
+    /// Rung with it, and after each tick, for whoever tells the managers.
+    awake: Notify,
     shutdown: CancellationToken,
     stopping: CancellationToken,
 }
@@ -151,6 +154,7 @@ async fn run_local(
         busy_poll,
         tls,
         busy: Notify::new(),
+        awake: Notify::new(),
         shutdown,
         stopping,
         config,
@@ -197,14 +201,20 @@ fn new_instance() -> Result<InstanceId, RunError> {
 
 /// Lets time pass: quickly while something is under way.
 async fn tick(shell: Rc<Shell>, timing: Timing) {
+    let mut alarm = Alarm::new();
     loop {
-        let busy = shell.core.borrow().is_busy();
+        let (busy, at_rest) = {
+            let core = shell.core.borrow();
+            (core.is_busy(), core.is_at_rest())
+        };
+        let next = clock::now() + if busy { timing.hedge_min } else { timing.heartbeat };
         tokio::select! {
-            () = tokio::time::sleep(if busy { timing.hedge_min } else { timing.heartbeat }) => {}
+            () = alarm.until(next), if !at_rest => {}
             () = shell.busy.notified(), if !busy => {}
             () = shell.stopping.cancelled() => return,
         }
         shell.event(Core::tick);
+        shell.awake.notify_one();
     }
 }
 
@@ -229,6 +239,7 @@ impl Shell {
             let result = event(&mut core, now);
             if !was_busy && core.is_busy() {
                 self.busy.notify_one();
+                self.awake.notify_one();
             }
             (result, core.outputs())
         };
