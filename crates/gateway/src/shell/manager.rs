@@ -80,7 +80,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
         let beat = async |mut client: AgentClient<_>| {
             Ok(client.gateway_heartbeat(request.clone()).await?.into_inner())
         };
-        let sent = shell.managers.agent_within(every, beat).await;
+        let sent = shell.managers.heartbeat(every, beat).await;
         match sent {
             Ok(_) => shell.metrics.set_ready(),
             Err(status) => tracing::debug!(error = status.message(), "a heartbeat did not arrive"),

@@ -94,7 +94,7 @@ impl Agent {
             let beat = async |mut client: AgentClient<_>| {
                 Ok(client.node_heartbeat(request.clone()).await?.into_inner())
             };
-            let reply = self.managers.agent_within(self.every, beat).await;
+            let reply = self.managers.heartbeat(self.every, beat).await;
             match reply {
                 Ok(reply) if !reply.known => {
                     if let Err(error) = start::register(&self.managers, &self.registration).await {
