@@ -4,9 +4,10 @@ use super::agent::AgentService;
 use super::cluster::ClusterService;
 use super::directory::Directory;
 use super::driver::{Driver, Handle};
+use super::figures::Figures;
 use super::route::Api;
 use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
-use super::{admin, figures};
+use super::admin;
 use crate::config::Config;
 use crate::member::{Member, MemberConfig, MemberError, StoreError};
 use crate::metrics::Metrics;
@@ -28,6 +29,9 @@ use tonic::transport::server::TcpIncoming;
 
 /// How long calls under way may take once the member stops.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// When a client that vanished is asked whether it is there, and how long it has for its answer. Nothing but what is kept
+/// for its streams depends on that: who is unreachable, and who leads, is told by heartbeats.
+const CLIENT_GONE_AFTER: Duration = Duration::from_secs(10);
 
 /// Why a member ended by itself, or did not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +82,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         .map_err(|error| RunError::Listen { address: config.listen, error })?;
     let ended = CancellationToken::new();
     let _end_streams = ended.clone().drop_guard();
-    let (metrics, registry) = Metrics::new();
+    let (metrics, mut registry) = Metrics::new();
     let shared = Arc::new(Shared::new(config.heartbeat_interval, metrics.clone()));
     let others = || config.peers.iter().filter(|peer| peer.id != config.id);
     let peers = Peers::new(others().map(|peer| peer.id), metrics);
@@ -103,7 +107,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         tick: config.tick,
         ended: ended.clone(),
     });
-    tasks.spawn(figures::keep(api.clone()));
+    registry.register_collector(Box::new(Figures(shared.clone())));
     let admin = admin::serve(config.admin_listen, registry, shared.clone(), ended.clone());
     let mut admin = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(admin));
     let grpc = serve_grpc(listener, &config, &api);
@@ -207,8 +211,8 @@ async fn serve_grpc(
     // The server's own option for this is for listeners that it opens itself. Without it an answer in two pieces waits 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(2)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+        .http2_keepalive_interval(Some(CLIENT_GONE_AFTER))
+        .http2_keepalive_timeout(Some(CLIENT_GONE_AFTER))
         .add_service(ClusterServer::new(ClusterService(api.clone())))
         .add_service(AgentServer::new(AgentService(api.clone())))
         .add_service(RaftServer::new(raft).max_decoding_message_size(MESSAGE_BYTES_MAX))
