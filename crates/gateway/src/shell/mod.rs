@@ -132,12 +132,11 @@ async fn run_local(
     let tls = tls.map_err(|error| RunError::Tls(error.to_string()))?;
     let listeners = listener::bind(&config.listen, inherited, config.socket_mode)?;
     let managers = Managers::new(&config.managers)?;
-    let timing = Timing::default();
     let busy_poll = BusyPoll::new(config.busy_poll);
     let metrics = metrics::Metrics::new(&busy_poll);
     let stopping = CancellationToken::new();
     let shell = Rc::new(Shell {
-        core: RefCell::new(Core::new(instance, config.retained_bytes_max, timing)),
+        core: RefCell::new(Core::new(instance, config.retained_bytes_max, Timing::default())),
         managers,
         exports: Exports::default(),
         nodes: RefCell::default(),
@@ -168,7 +167,7 @@ async fn run_local(
     ));
     manager::spawn(&shell);
     let clients = tokio::task::spawn_local(listener::accept(shell.clone(), listeners));
-    tokio::task::spawn_local(tick(shell.clone(), timing));
+    tokio::task::spawn_local(tick(shell.clone()));
     let polling = shell.clone();
     tokio::task::spawn_local(async move { polling.busy_poll.run().await });
     tokio::select! {
@@ -200,16 +199,16 @@ fn new_instance() -> Result<InstanceId, RunError> {
 }
 
 /// Lets time pass: quickly while something is under way.
-async fn tick(shell: Rc<Shell>, timing: Timing) {
+async fn tick(shell: Rc<Shell>) {
     let mut alarm = Alarm::new();
     loop {
-        let (busy, at_rest) = {
+        let (busy, every) = {
             let core = shell.core.borrow();
-            (core.is_busy(), core.is_at_rest())
+            (core.is_busy(), core.tick_every())
         };
-        let next = clock::now() + if busy { timing.hedge_min } else { timing.heartbeat };
+        let next = every.map(|every| clock::now() + every);
         tokio::select! {
-            () = alarm.until(next), if !at_rest => {}
+            () = alarm.until(next.unwrap_or_default()), if next.is_some() => {}
             () = shell.busy.notified(), if !busy => {}
             () = shell.stopping.cancelled() => return,
         }
