@@ -76,7 +76,8 @@ impl Managers {
         F: AsyncFnMut(ClusterClient<Channel>) -> Result<T, Status>,
     {
         let current = &self.inner.current;
-        self.each(current, async |index| call(ClusterClient::new(self.inner.calls[index].clone())).await).await
+        self.each(current, async |index| call(ClusterClient::new(self.inner.calls[index].clone())).await)
+            .await
     }
 
     /// As [`Managers::cluster`], for the service that storage nodes and gateways use.
@@ -117,7 +118,8 @@ impl Managers {
         F: AsyncFnMut(AgentClient<Channel>) -> Result<T, Status>,
     {
         let current = &self.inner.current;
-        self.each(current, async |index| call(AgentClient::new(self.inner.streams[index].clone())).await).await
+        self.each(current, async |index| call(AgentClient::new(self.inner.streams[index].clone())).await)
+            .await
     }
 
     async fn each<T>(

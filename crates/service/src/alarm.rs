@@ -54,8 +54,7 @@ impl Alarm {
 }
 
 fn timer() -> io::Result<AsyncFd<OwnedFd>> {
-    let timer =
-        timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     // What it may be called with wrongly is a type whose descriptor changes or ends; one that is owned does neither.
     #[expect(deprecated, reason = "what replaces it is unsafe, and only `disk` may be")]
     AsyncFd::with_interest(timer, Interest::READABLE)

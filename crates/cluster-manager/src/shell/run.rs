@@ -1,5 +1,6 @@
 //! The life of a member, from its configuration to its end.
 
+use super::admin;
 use super::agent::AgentService;
 use super::cluster::ClusterService;
 use super::directory::Directory;
@@ -7,7 +8,6 @@ use super::driver::{Driver, Handle};
 use super::figures::Figures;
 use super::route::Api;
 use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
-use super::admin;
 use crate::config::Config;
 use crate::member::{Member, MemberConfig, MemberError, StoreError};
 use crate::metrics::Metrics;
@@ -175,8 +175,8 @@ fn start_driver(
         tick: config.tick,
         heartbeat_interval: config.heartbeat_interval,
     };
-    let directory = Directory::open(&config.data_dir)
-        .map_err(|error| MemberError::Store(StoreError::Io(error)))?;
+    let directory =
+        Directory::open(&config.data_dir).map_err(|error| MemberError::Store(StoreError::Io(error)))?;
     let member = Member::open_with(member, &directory, shared.clone(), clock::now())?;
     let outbox = {
         let peers = peers.clone();
