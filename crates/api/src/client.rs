@@ -3,6 +3,7 @@
 //! Any manager serves any request (it forwards to the leader), so a client needs one that is alive. [`Managers`] keeps the
 //! addresses, remembers the last one that worked, and moves on to the next when a call fails for want of a connection.
 
+use crate::v1::HeartbeatReply;
 use crate::v1::agent_client::AgentClient;
 use crate::v1::cluster_client::ClusterClient;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct Inner {
     calls: Vec<Channel>,
     streams: Vec<Channel>,
     current: AtomicUsize,
+    /// Whom heartbeats go to: the leader, once one was answered.
+    heartbeats: AtomicUsize,
 }
 
 /// An address that is no `host:port`, or none at all.
@@ -57,7 +60,8 @@ impl Managers {
         if calls.is_empty() {
             return Err(AddressError { address: String::new() });
         }
-        let inner = Inner { addresses: addresses.to_vec(), calls, streams, current: AtomicUsize::new(0) };
+        let (current, heartbeats) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let inner = Inner { addresses: addresses.to_vec(), calls, streams, current, heartbeats };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -71,7 +75,9 @@ impl Managers {
     where
         F: AsyncFnMut(ClusterClient<Channel>) -> Result<T, Status>,
     {
-        self.each(async |index| call(ClusterClient::new(self.inner.calls[index].clone())).await).await
+        let current = &self.inner.current;
+        self.each(current, async |index| call(ClusterClient::new(self.inner.calls[index].clone())).await)
+            .await
     }
 
     /// As [`Managers::cluster`], for the service that storage nodes and gateways use.
@@ -79,20 +85,31 @@ impl Managers {
     where
         F: AsyncFnMut(AgentClient<Channel>) -> Result<T, Status>,
     {
-        self.each(async |index| call(AgentClient::new(self.inner.calls[index].clone())).await).await
+        let current = &self.inner.current;
+        self.each(current, async |index| call(AgentClient::new(self.inner.calls[index].clone())).await).await
     }
 
-    /// As [`Managers::agent`], giving each manager so long. For heartbeats: one that waits for a manager that hangs is late
-    /// for all of them, and its sender would be missed for another's fault.
-    pub async fn agent_within<T, F>(&self, limit: Duration, mut call: F) -> Result<T, Status>
+    /// As [`Managers::agent`], for heartbeats. They go to the leader that the last one's reply has named, where the others
+    /// need not forward them. Each manager is given so long: one that waits for a manager that hangs is late for all of them,
+    /// and its sender would be missed for another's fault.
+    pub async fn heartbeat<F>(&self, limit: Duration, mut call: F) -> Result<HeartbeatReply, Status>
     where
-        F: AsyncFnMut(AgentClient<Channel>) -> Result<T, Status>,
+        F: AsyncFnMut(AgentClient<Channel>) -> Result<HeartbeatReply, Status>,
     {
-        self.agent(async |client| match tokio::time::timeout(limit, call(client)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Status::deadline_exceeded("the cluster manager did not answer in time")),
-        })
-        .await
+        let heartbeats = &self.inner.heartbeats;
+        let reply = self.each(heartbeats, async |index| {
+            let client = AgentClient::new(self.inner.calls[index].clone());
+            match tokio::time::timeout(limit, call(client)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::deadline_exceeded("the cluster manager did not answer in time")),
+            }
+        });
+        let reply = reply.await?;
+        // Who is reached under another name than the managers give each other is asked as before.
+        if let Some(leader) = self.inner.addresses.iter().position(|address| *address == reply.leader) {
+            heartbeats.store(leader, Ordering::Relaxed);
+        }
+        Ok(reply)
     }
 
     /// As [`Managers::agent`], without a time limit: for opening watch streams.
@@ -100,24 +117,25 @@ impl Managers {
     where
         F: AsyncFnMut(AgentClient<Channel>) -> Result<T, Status>,
     {
-        self.each(async |index| call(AgentClient::new(self.inner.streams[index].clone())).await).await
+        let current = &self.inner.current;
+        self.each(current, async |index| call(AgentClient::new(self.inner.streams[index].clone())).await)
+            .await
     }
 
-    async fn each<T>(&self, mut call: impl AsyncFnMut(usize) -> Result<T, Status>) -> Result<T, Status> {
+    async fn each<T>(
+        &self,
+        current: &AtomicUsize,
+        mut call: impl AsyncFnMut(usize) -> Result<T, Status>,
+    ) -> Result<T, Status> {
         let count = self.inner.addresses.len();
         let mut last = Status::unavailable("no cluster manager answers");
         for _ in 0..count {
-            let index = self.inner.current.load(Ordering::Relaxed) % count;
+            let index = current.load(Ordering::Relaxed) % count;
             match call(index).await {
                 Err(status) if is_unreachable(&status) => {
                     last = status;
                     let next = (index + 1) % count;
-                    let _ = self.inner.current.compare_exchange(
-                        index,
-                        next,
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    );
+                    let _ = current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
                 }
                 answer => return answer,
             }

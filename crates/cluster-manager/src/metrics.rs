@@ -2,7 +2,6 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -26,9 +25,6 @@ pub(crate) struct Metrics {
     pub(crate) snapshots_received: Counter,
     pub(crate) messages_dropped: Counter,
     pub(crate) commit_seconds: Histogram,
-    pub(crate) nodes_online: Gauge,
-    pub(crate) nodes: Gauge,
-    pub(crate) volumes: Family<StateLabel, Gauge>,
 }
 
 impl Metrics {
@@ -45,9 +41,6 @@ impl Metrics {
             snapshots_received: Counter::default(),
             messages_dropped: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
-            nodes_online: Gauge::default(),
-            nodes: Gauge::default(),
-            volumes: Family::default(),
         };
         let mut registry = Registry::with_prefix("quoin_manager");
         let m = metrics.clone();
@@ -69,13 +62,6 @@ impl Metrics {
             "From proposing a command to its being applied",
             m.commit_seconds,
         );
-        registry.register(
-            "nodes_online",
-            "Storage nodes that are not unreachable (0 at followers)",
-            m.nodes_online,
-        );
-        registry.register("nodes", "Storage nodes that are registered", m.nodes);
-        registry.register("volumes", "Volumes by state", m.volumes);
         (metrics, registry)
     }
 }

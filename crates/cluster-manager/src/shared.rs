@@ -1,4 +1,4 @@
-//! What the raft thread publishes and everyone else reads.
+//! What raft's task publishes and everyone else reads.
 
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -60,12 +60,12 @@ impl Shared {
         }
     }
 
-    /// The state machine, to read. Held for short: the raft thread waits for it.
+    /// The state machine, to read. Held for short: raft's task waits for it.
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state machine, to change. For the raft thread alone.
+    /// The state machine, to change. For raft's task alone.
     pub(crate) fn change_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }

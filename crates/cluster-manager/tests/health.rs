@@ -110,12 +110,37 @@ async fn a_manager_that_hangs_keeps_no_heartbeat_from_the_others() {
     let managers = Managers::new(&addresses).unwrap();
     let began = tokio::time::Instant::now();
     let beat = || heartbeat(node.id, 1, 1);
-    let sent = managers.agent_within(Duration::from_millis(500), async |mut client| {
+    let sent = managers.heartbeat(Duration::from_millis(500), async |mut client| {
         Ok(client.node_heartbeat(beat()).await?.into_inner())
     });
     assert!(sent.await.unwrap().known);
     // The call alone would have waited for five seconds.
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_go_to_the_leader_that_a_reply_has_named() {
+    let mut cluster = TestCluster::start(3);
+    let node = FakeNode::start(&cluster.managers(), 1).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let addresses = [follower, leader].map(|index| cluster.config(index).listen);
+    let managers = Managers::new(&addresses.map(|address| address.to_string())).unwrap();
+    let send = async || {
+        managers
+            .heartbeat(Duration::from_secs(1), async |mut client| {
+                Ok(client.node_heartbeat(heartbeat(node.id, 1, 1)).await?.into_inner())
+            })
+            .await
+            .unwrap()
+    };
+    assert_eq!(send().await.leader, addresses[1].to_string());
+    // The follower would keep the next one waiting for a second.
+    cluster.kill(follower).await;
+    let hung = async || std::net::TcpListener::bind(addresses[0]).ok();
+    let _hung = eventually("the follower's port", SOON, hung).await;
+    let began = tokio::time::Instant::now();
+    assert!(send().await.known);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -377,9 +377,15 @@ fn a_node_that_stops_is_let_go_when_it_stands_in_the_state() {
             ..v1::NodeHeartbeatRequest::default()
         })
     };
-    assert_eq!(group.reply(heartbeat(false)), Reply::Heartbeat(v1::HeartbeatReply { known: true }));
+    assert_eq!(
+        group.reply(heartbeat(false)),
+        Reply::Heartbeat(v1::HeartbeatReply { known: true, leader: String::new() })
+    );
     let is_online = |group: &Group| group.members[&1].state().nodes()[&NodeId(1)].health.is_online();
     assert!(is_online(&group));
-    assert_eq!(group.reply(heartbeat(true)), Reply::Heartbeat(v1::HeartbeatReply { known: true }));
+    assert_eq!(
+        group.reply(heartbeat(true)),
+        Reply::Heartbeat(v1::HeartbeatReply { known: true, leader: String::new() })
+    );
     assert!(!is_online(&group), "in the same moment");
 }

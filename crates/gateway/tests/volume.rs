@@ -9,8 +9,9 @@ use quoin_replication::writer::Failure;
 use quoin_storage_node::node::KeptSnapshots;
 use quoin_store::View;
 use quoin_types::block::BlockState;
-use quoin_types::{Durability, Epoch, SnapshotId};
+use quoin_types::{Durability, Epoch, NodeId, SnapshotId};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use world::{Random, VOLUME, World};
 
 const SEGMENT_BYTES: u64 = 256 << 10;
@@ -532,6 +533,46 @@ fn a_flush_behind_one_that_waits_for_the_attachment_waits_too() {
     for ticket in tickets {
         assert_eq!(world.answer(ticket), Ok(Reply::Done));
     }
+}
+
+/// Ticks as often as there is reason to, and no less often while a copy lags or a client asks.
+#[test]
+fn leases_that_nobody_uses_are_renewed_half_as_often() {
+    const BUSY: Option<Duration> = Some(Duration::from_millis(2));
+    const USUAL: Option<Duration> = Some(Duration::from_millis(6));
+    const CALM: Option<Duration> = Some(Duration::from_millis(12));
+    fn run_until(world: &mut World, every: Option<Duration>) {
+        let mut steps = 0..400_000;
+        assert!(
+            steps.any(|_| world.core.tick_every() == every || {
+                world.step();
+                false
+            }),
+            "never {every:?}"
+        );
+    }
+    let mut world = World::new(3, 3, SEGMENTS, SEGMENT_BYTES, Durability::Flush);
+    world.heal();
+    run_until(&mut world, CALM);
+    // What comes then is answered, and some heartbeats later it is calm again.
+    let ticket = world.submit(ClientOperation::Read { offset: 0, length: 1 << 12 });
+    assert_eq!(world.core.tick_every(), BUSY);
+    assert!(matches!(world.answer(ticket), Ok(Reply::Read(_))));
+    run_until(&mut world, USUAL);
+    run_until(&mut world, CALM);
+    world.kill(0, false);
+    run_until(&mut world, USUAL);
+    for _ in 0..4000 {
+        world.step();
+        assert_ne!(world.core.tick_every(), CALM, "a copy is missing");
+    }
+    world.start(0);
+    run_until(&mut world, CALM);
+    // Without volumes there is nothing to do until there is one, once the sessions have ended.
+    world.core.detach(VOLUME, world.now);
+    (1..=3).for_each(|node| world.core.on_session_down(NodeId(node), world.now));
+    world.core.tick(world.now);
+    assert_eq!(world.core.tick_every(), None);
 }
 
 fn done(world: &mut World, operation: ClientOperation) {

@@ -109,7 +109,7 @@ pub(super) fn heartbeat(
     let mut lossy = lossy.map(|report| (VolumeId(report.volume), Epoch(report.epoch)));
     match lossy.find(|(volume, epoch)| is_news(cx.state, *volume, *epoch)) {
         Some((volume, epoch)) => Ok(Step::ProposeAlso(Command::MarkLossy { volume, epoch })),
-        None => Ok(Step::Answer(v1::HeartbeatReply { known: true }.into())),
+        None => Ok(Step::Answer(v1::HeartbeatReply { known: true, leader: String::new() }.into())),
     }
 }
 

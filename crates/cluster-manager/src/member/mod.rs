@@ -1,4 +1,4 @@
-//! One member of the cluster manager, without clock, socket, thread or random source: what `run` runs on a thread of its
+//! One member of the cluster manager, without clock, socket, thread or random source: what `run` runs in a task of its
 //! own, and what a simulator runs, many of them, in one.
 //!
 //! Everything comes in by a call that says what time it is: messages of other members ([`Member::on_message`]), requests of
@@ -145,6 +145,12 @@ impl Member {
     pub fn tick(&mut self, now: Moment) {
         self.consensus.tick(now);
         self.look = true;
+    }
+
+    /// How many ticks from now on change nothing, if nothing comes in before: whoever has many members, or would be woken for
+    /// each, may give them all at once when they have passed, and before what comes after them.
+    pub fn quiet_ticks(&self) -> usize {
+        if self.jobs.is_empty() && self.callers.is_empty() { self.consensus.quiet_ticks() } else { 0 }
     }
 
     /// Takes a request. Its answer is among [`Member::take_answers`] sooner or later, once; a ticket is not given again

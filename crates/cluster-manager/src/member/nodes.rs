@@ -131,7 +131,7 @@ pub(super) fn heartbeat(
     if known && asked.leaving && cx.state.nodes().get(&node).is_some_and(is_there) {
         return Ok(Step::Wait(Until::Gone(node, start_count)));
     }
-    Ok(Step::Answer(v1::HeartbeatReply { known }.into()))
+    Ok(Step::Answer(v1::HeartbeatReply { known, leader: String::new() }.into()))
 }
 
 /// Takes note of a report, if it is of the process that registered last. Another one must register again, and will be

@@ -166,6 +166,21 @@ impl Consensus {
         }
     }
 
+    /// How many ticks from now on change nothing but counts, if nothing comes in before.
+    pub(crate) fn quiet_ticks(&self) -> usize {
+        if self.stopping.is_some() || self.pending.is_waited_for() || self.has_work() {
+            return 0;
+        }
+        let raft = &self.node.raft;
+        let ticks = if raft.state == StateRole::Leader {
+            let heartbeat = raft.heartbeat_timeout().saturating_sub(raft.heartbeat_elapsed());
+            heartbeat.min(raft.election_timeout().saturating_sub(raft.election_elapsed))
+        } else {
+            raft.randomized_election_timeout().saturating_sub(raft.election_elapsed)
+        };
+        ticks.saturating_sub(1)
+    }
+
     /// Hands over leadership, if this member has it, and takes no proposals any more.
     pub(crate) fn stop(&mut self) {
         self.stopping = self.stopping.or(Some(TRANSFER_TICKS));

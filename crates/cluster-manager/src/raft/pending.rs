@@ -117,6 +117,12 @@ impl Pending {
         self.confirmed.retain(|(_, waiting)| !waiting.is_empty());
     }
 
+    /// Whether anybody waits, and may have to be sent away.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let none = self.proposals.is_empty() && self.reads.is_empty() && self.confirmed.is_empty();
+        !none || self.has_work()
+    }
+
     /// Whether raft is to be asked something, or somebody to be told.
     pub(crate) fn has_work(&self) -> bool {
         !self.new_reads.is_empty() || !self.answers.is_empty()

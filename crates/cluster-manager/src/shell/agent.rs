@@ -31,6 +31,15 @@ macro_rules! route {
     };
 }
 
+impl AgentService {
+    /// Heartbeats are all that storage nodes and gateways at rest ask. Whoever sends them to the leader spares another member
+    /// the forwarding.
+    fn name_leader(&self, reply: &mut v1::HeartbeatReply) {
+        let leader = self.0.shared.leadership.borrow().leader;
+        reply.leader = leader.and_then(|leader| self.0.addresses.get(&leader).cloned()).unwrap_or_default();
+    }
+}
+
 #[tonic::async_trait]
 impl Agent for AgentService {
     type WatchReplicasStream = WatchStream<v1::ReplicaAssignments>;
@@ -47,7 +56,9 @@ impl Agent for AgentService {
         &self,
         request: Request<v1::NodeHeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatReply>, Status> {
-        route!(self, request, node_heartbeat, Asked::NodeHeartbeat)
+        let mut reply = route!(self, request, node_heartbeat, Asked::NodeHeartbeat)?;
+        self.name_leader(reply.get_mut());
+        Ok(reply)
     }
 
     async fn report_replicas(
@@ -69,7 +80,9 @@ impl Agent for AgentService {
         &self,
         request: Request<v1::GatewayHeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatReply>, Status> {
-        route!(self, request, gateway_heartbeat, Asked::GatewayHeartbeat)
+        let mut reply = route!(self, request, gateway_heartbeat, Asked::GatewayHeartbeat)?;
+        self.name_leader(reply.get_mut());
+        Ok(reply)
     }
 
     async fn watch_replicas(

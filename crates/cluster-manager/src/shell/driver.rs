@@ -1,17 +1,23 @@
-//! The thread that a member runs on: events in by a channel, answers out to whoever waits for them. Time comes in here.
+//! The task that a member runs in: events in by a channel, answers out to whoever waits for them. Time comes in here.
+//!
+//! It shares its thread with the sockets, so that a message that comes in, and what is answered to it, are one wake-up. Only
+//! for the disk is another thread let in meanwhile ([`super::directory`]).
 
 use crate::member::{Answer, Asked, Member, OutboundMessage, Request, Ticket};
 use crate::raft::{InboundMessage, MemberError};
 use quoin_cluster::RequestId;
 use quoin_disk::clock;
+use quoin_service::alarm::Alarm;
+use quoin_types::Moment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
-/// Events waiting for the thread. Past it, raft messages are dropped and requests told to try again.
+/// Events waiting for the task. Past it, raft messages are dropped and requests told to try again.
 const EVENTS_MAX: usize = 8192;
 /// Events taken in one round, so that a flood of them cannot keep entries from becoming durable.
 const EVENTS_PER_ROUND: usize = 1024;
@@ -21,7 +27,7 @@ const EVENTS_PER_ROUND: usize = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TryAgain;
 
-/// What the thread is told.
+/// What the task is told.
 enum Event {
     Message(Box<InboundMessage>),
     Request(Box<Asked>, oneshot::Sender<Answer>),
@@ -34,16 +40,16 @@ enum Event {
 /// How everybody else talks to the member.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    events: SyncSender<Event>,
+    events: Sender<Event>,
     killed: Arc<AtomicBool>,
 }
 
 impl Handle {
-    /// Hands over a message from another member. It is dropped if the thread is behind: raft sends again.
+    /// Hands over a message from another member. It is dropped if the task is behind: raft sends again.
     pub(crate) fn message(&self, message: InboundMessage) -> Result<(), TryAgain> {
         match self.events.try_send(Event::Message(Box::new(message))) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
-            Err(TrySendError::Disconnected(_)) => Err(TryAgain),
+            Err(TrySendError::Closed(_)) => Err(TryAgain),
         }
     }
 
@@ -68,14 +74,14 @@ impl Handle {
         let _ = self.events.try_send(Event::SnapshotSent(member, arrived));
     }
 
-    /// Asks the thread to hand over leadership and end.
+    /// Asks the task to hand over leadership and end.
     pub(crate) fn stop(&self) {
         let _ = self.events.try_send(Event::Stop);
     }
 
-    /// Ends the thread where it is, as a crash would.
+    /// Ends the task where it is, as a crash would.
     pub(crate) fn kill(&self) {
-        // The event only wakes the thread; if there is no room for it, the thread is awake.
+        // The event only wakes the task; if there is no room for it, the task is awake.
         self.killed.store(true, Ordering::Relaxed);
         let _ = self.events.try_send(Event::Wake);
     }
@@ -84,10 +90,11 @@ impl Handle {
 /// Takes messages for other members. Must not block.
 pub(crate) type Outbox = Box<dyn FnMut(OutboundMessage) + Send>;
 
-/// Everything the thread owns.
+/// Everything the task owns.
 pub(crate) struct Driver {
     member: Member,
-    tick: Duration,
+    ticks: Ticks,
+    alarm: Alarm,
     events: Receiver<Event>,
     killed: Arc<AtomicBool>,
     outbox: Outbox,
@@ -96,17 +103,18 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    /// Must be called within a tokio runtime.
     pub(crate) fn new(member: Member, tick: Duration, outbox: Outbox) -> (Self, Handle) {
-        let (sender, events) = sync_channel(EVENTS_MAX);
+        let (sender, events) = channel(EVENTS_MAX);
         let killed = Arc::new(AtomicBool::new(false));
         let handle = Handle { events: sender, killed: killed.clone() };
-        let waiting = BTreeMap::new();
-        (Self { member, tick, events, killed, outbox, waiting, last_ticket: 0 }, handle)
+        let (waiting, ticks, alarm) = (BTreeMap::new(), Ticks::new(tick, clock::now()), Alarm::new());
+        (Self { member, ticks, alarm, events, killed, outbox, waiting, last_ticket: 0 }, handle)
     }
 
     /// Runs until stopped or killed.
-    pub(crate) fn run(mut self) -> Result<(), MemberError> {
-        let mut next_tick = clock::now() + self.tick;
+    pub(crate) async fn run(mut self) -> Result<(), MemberError> {
+        let mut events = Vec::new();
         loop {
             self.member.advance(clock::now(), &mut *self.outbox)?;
             for (ticket, answer) in self.member.take_answers() {
@@ -115,37 +123,31 @@ impl Driver {
                     let _ = reply.send(answer);
                 }
             }
-            if self.member.has_stopped() || !self.take_events(next_tick.since(clock::now())) {
+            if self.member.has_stopped() {
                 return Ok(());
             }
-            if clock::now() >= next_tick {
-                // Ticks that were missed (a slow disk, a suspended machine) are not made up for: they would only hasten an
-                // election that nobody needs.
-                next_tick = clock::now() + self.tick;
+            let quiet = self.member.quiet_ticks();
+            let rings = self.alarm.until(self.ticks.after(quiet));
+            let open = tokio::select! {
+                biased;
+                count = self.events.recv_many(&mut events, EVENTS_PER_ROUND) => count > 0,
+                () = rings => true,
+            };
+            if !open || self.killed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // What has come is newer than the time that passed without a word. The one tick of which something may follow
+            // comes last: a leader's word that waits here may be reason not to hold an election.
+            let passed = self.ticks.passed(quiet, clock::now());
+            (0..passed.quiet).for_each(|_| self.member.tick(clock::now()));
+            if events.is_empty() {
+                events.extend(std::iter::from_fn(|| self.events.try_recv().ok()).take(EVENTS_PER_ROUND));
+            }
+            events.drain(..).for_each(|event| self.on_event(event));
+            if passed.last {
                 self.member.tick(clock::now());
             }
         }
-    }
-
-    /// Waits for events and takes what has come. Says whether to go on.
-    fn take_events(&mut self, wait: Duration) -> bool {
-        let mut event = match self.events.recv_timeout(wait) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
-        };
-        for _ in 0..EVENTS_PER_ROUND {
-            if self.killed.load(Ordering::Relaxed) {
-                return false;
-            }
-            self.on_event(event);
-            match self.events.try_recv() {
-                Ok(next) => event = next,
-                Err(_) => return true,
-            }
-        }
-        self.on_event(event);
-        true
     }
 
     fn on_event(&mut self, event: Event) {
@@ -162,5 +164,75 @@ impl Driver {
             Event::Stop => self.member.stop(),
             Event::Wake => {}
         }
+    }
+}
+
+/// Which ticks are over. Nobody is woken for one of which nothing follows.
+struct Ticks {
+    tick: Duration,
+    last: Moment,
+}
+
+/// The ticks that have passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Passed {
+    /// How many of those of which nothing follows.
+    quiet: usize,
+    /// Whether the one after them has, too.
+    last: bool,
+}
+
+impl Ticks {
+    fn new(tick: Duration, now: Moment) -> Self {
+        Self { tick, last: now }
+    }
+
+    /// When the tick after so many quiet ones is over.
+    fn after(&self, quiet: usize) -> Moment {
+        let ticks = u32::try_from(quiet).unwrap_or(u32::MAX).saturating_add(1);
+        self.last + self.tick.saturating_mul(ticks)
+    }
+
+    /// The ticks that are over now, if the next so many were to be quiet.
+    fn passed(&mut self, quiet: usize, now: Moment) -> Passed {
+        if now >= self.after(quiet) {
+            // Ticks that were missed (a slow disk, a suspended machine) are not made up for: they would only hasten an
+            // election that nobody needs.
+            self.last = now;
+            return Passed { quiet, last: true };
+        }
+        let ticks = now.since(self.last).as_nanos() / self.tick.as_nanos().max(1);
+        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        self.last = self.last + self.tick.saturating_mul(ticks);
+        Passed { quiet: ticks as usize, last: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(50);
+
+    fn after(millis: u64) -> Moment {
+        Moment::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn quiet_ticks_are_counted_when_somebody_looks_and_the_rest_of_one_is_kept() {
+        let mut ticks = Ticks::new(TICK, after(0));
+        assert_eq!(ticks.after(9), after(500));
+        assert_eq!(ticks.passed(9, after(120)), Passed { quiet: 2, last: false });
+        assert_eq!(ticks.passed(9, after(149)), Passed { quiet: 0, last: false });
+        assert_eq!(ticks.passed(9, after(150)), Passed { quiet: 1, last: false });
+        assert_eq!(ticks.after(0), after(200));
+        assert_eq!(ticks.passed(0, after(200)), Passed { quiet: 0, last: true });
+    }
+
+    #[test]
+    fn missed_ticks_are_not_made_up_for() {
+        let mut ticks = Ticks::new(TICK, after(0));
+        assert_eq!(ticks.passed(3, after(10_000)), Passed { quiet: 3, last: true });
+        assert_eq!(ticks.after(0), after(10_050));
     }
 }

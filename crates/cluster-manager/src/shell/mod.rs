@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod cluster;
+mod directory;
 mod driver;
 mod failure;
 mod figures;

@@ -1,11 +1,13 @@
 //! The life of a member, from its configuration to its end.
 
+use super::admin;
 use super::agent::AgentService;
 use super::cluster::ClusterService;
+use super::directory::Directory;
 use super::driver::{Driver, Handle};
+use super::figures::Figures;
 use super::route::Api;
 use super::transport::{MESSAGE_BYTES_MAX, PeerLink, Peers, RaftService, channel};
-use super::{admin, figures};
 use crate::config::Config;
 use crate::member::{Member, MemberConfig, MemberError, StoreError};
 use crate::metrics::Metrics;
@@ -13,10 +15,9 @@ use crate::shared::Shared;
 use quoin_api::v1::agent_server::AgentServer;
 use quoin_api::v1::cluster_server::ClusterServer;
 use quoin_api::v1::raft_server::RaftServer;
-use quoin_disk::{OsDir, clock};
+use quoin_disk::clock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -28,6 +29,9 @@ use tonic::transport::server::TcpIncoming;
 
 /// How long calls under way may take once the member stops.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// When a client that vanished is asked whether it is there, and how long it has for its answer. Nothing but what is kept
+/// for its streams depends on that: who is unreachable, and who leads, is told by heartbeats.
+const CLIENT_GONE_AFTER: Duration = Duration::from_secs(10);
 
 /// Why a member ended by itself, or did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +53,15 @@ pub enum RunError {
     /// The raft log, or the state machine.
     #[error(transparent)]
     Raft(#[from] MemberError),
-    /// The raft thread panicked: raft-rs found its own rules broken.
-    #[error("the raft thread ended unexpectedly")]
+    /// The member's task panicked: raft-rs found its own rules broken.
+    #[error("the member ended unexpectedly")]
     RaftPanicked,
     /// The system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
-/// Ends the raft thread when the member's future is dropped, as a crash would.
+/// Ends the member's task when the member's future is dropped, as a crash would.
 struct KillOnDrop(Handle);
 
 impl Drop for KillOnDrop {
@@ -78,7 +82,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         .map_err(|error| RunError::Listen { address: config.listen, error })?;
     let ended = CancellationToken::new();
     let _end_streams = ended.clone().drop_guard();
-    let (metrics, registry) = Metrics::new();
+    let (metrics, mut registry) = Metrics::new();
     let shared = Arc::new(Shared::new(config.heartbeat_interval, metrics.clone()));
     let others = || config.peers.iter().filter(|peer| peer.id != config.id);
     let peers = Peers::new(others().map(|peer| peer.id), metrics);
@@ -103,7 +107,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         tick: config.tick,
         ended: ended.clone(),
     });
-    tasks.spawn(figures::keep(api.clone()));
+    registry.register_collector(Box::new(Figures(shared.clone())));
     let admin = admin::serve(config.admin_listen, registry, shared.clone(), ended.clone());
     let mut admin = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(admin));
     let grpc = serve_grpc(listener, &config, &api);
@@ -156,7 +160,7 @@ fn check(config: &Config) -> Result<(), RunError> {
 
 type DriverEnded = oneshot::Receiver<Result<(), MemberError>>;
 
-/// Opens the log and starts the raft thread.
+/// Opens the log and starts the member's task.
 fn start_driver(
     config: &Config,
     peers: &Peers,
@@ -172,7 +176,7 @@ fn start_driver(
         heartbeat_interval: config.heartbeat_interval,
     };
     let directory =
-        open_directory(&config.data_dir).map_err(|error| MemberError::Store(StoreError::Io(error)))?;
+        Directory::open(&config.data_dir).map_err(|error| MemberError::Store(StoreError::Io(error)))?;
     let member = Member::open_with(member, &directory, shared.clone(), clock::now())?;
     let outbox = {
         let peers = peers.clone();
@@ -180,19 +184,9 @@ fn start_driver(
     };
     let (driver, handle) = Driver::new(member, config.tick, outbox);
     let (ended, receiver) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(format!("raft-{}", config.id))
-        .spawn(move || {
-            let result = driver.run();
-            let _ = ended.send(result);
-        })
-        .map_err(|error| RunError::Listen { address: config.listen, error })?;
+    // Not awaited: it says itself how it ended, and one that panics says nothing.
+    drop(tokio::spawn(async move { ended.send(driver.run().await) }));
     Ok((handle, receiver))
-}
-
-fn open_directory(path: &Path) -> std::io::Result<OsDir> {
-    std::fs::create_dir_all(path)?;
-    OsDir::open(path)
 }
 
 fn driver_result(result: Result<Result<(), MemberError>, oneshot::error::RecvError>) -> Result<(), RunError> {
@@ -217,8 +211,8 @@ async fn serve_grpc(
     // The server's own option for this is for listeners that it opens itself. Without it an answer in two pieces waits 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(2)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+        .http2_keepalive_interval(Some(CLIENT_GONE_AFTER))
+        .http2_keepalive_timeout(Some(CLIENT_GONE_AFTER))
         .add_service(ClusterServer::new(ClusterService(api.clone())))
         .add_service(AgentServer::new(AgentService(api.clone())))
         .add_service(RaftServer::new(raft).max_decoding_message_size(MESSAGE_BYTES_MAX))

@@ -26,6 +26,7 @@ use quoin_replication::writer::Failure;
 use quoin_types::collections::HashMap;
 use quoin_types::{Epoch, InstanceId, Moment, NodeId, ReplicaId, SnapshotId, VolumeId};
 use quoin_wire::{Heartbeat, Message};
+use std::time::Duration;
 use volume::Volume;
 
 /// What the shell has to do.
@@ -60,6 +61,10 @@ pub struct Core {
     heartbeat_at: Moment,
     /// Whether something may be under way: set by whatever can begin something, found out anew by each tick.
     busy: bool,
+    /// Whether clients have asked for anything since the last heartbeat.
+    asked: bool,
+    /// Whether they have not, and nothing is to be mended: found out anew by each tick.
+    calm: bool,
     outputs: Vec<Output>,
 }
 
@@ -76,6 +81,8 @@ impl Core {
             stewarded: HashMap::default(),
             heartbeat_at: Moment::ZERO,
             busy: false,
+            asked: false,
+            calm: false,
             outputs: Vec::new(),
         }
     }
@@ -265,7 +272,7 @@ impl Core {
             return false;
         };
         volume.submit(ticket, operation, now, &mut self.links);
-        self.busy = true;
+        (self.busy, self.asked) = (true, true);
         self.collect(id, now);
         true
     }
@@ -280,10 +287,26 @@ impl Core {
         self.busy
     }
 
+    /// How often ticks are needed at least. `None`: not until [`Core::is_busy`], because there is no volume and no session.
+    pub fn tick_every(&self) -> Option<Duration> {
+        match self.busy {
+            true => Some(self.timing.hedge_min),
+            false if self.volumes.is_empty() && self.links.up().is_empty() => None,
+            false => Some(self.heartbeat_every()),
+        }
+    }
+
+    /// Leases that nobody uses are renewed half as often. They last for eight heartbeats (rule R2), so a read that comes all
+    /// the same waits for none.
+    fn heartbeat_every(&self) -> Duration {
+        self.timing.heartbeat * if self.calm { 2 } else { 1 }
+    }
+
     /// Lets time pass.
     pub fn tick(&mut self, now: Moment) {
         if now >= self.heartbeat_at {
-            self.heartbeat_at = now + self.timing.heartbeat;
+            self.calm = !std::mem::take(&mut self.asked) && self.volumes.values().all(Volume::is_whole);
+            self.heartbeat_at = now + self.heartbeat_every();
             self.heartbeat(now);
         }
         for id in self.volume_ids() {
@@ -293,6 +316,7 @@ impl Core {
             self.collect(id, now);
         }
         self.busy = self.volumes.values().any(Volume::is_busy);
+        self.calm &= !self.asked && self.volumes.values().all(Volume::is_whole);
     }
 
     /// How the volumes do.

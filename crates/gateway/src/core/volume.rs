@@ -200,6 +200,10 @@ impl Volume {
         !self.requests.is_empty() || self.segments.iter().any(Segment::is_busy)
     }
 
+    pub(super) fn is_whole(&self) -> bool {
+        self.segments.iter().all(Segment::is_whole)
+    }
+
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced
     }

@@ -8,14 +8,17 @@ use quoin_api::v1;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_disk::clock;
 use quoin_replication::writer::VoterHealth;
-use quoin_types::{ClusterId, Epoch, SnapshotId, VolumeId};
+use quoin_service::alarm::Alarm;
+use quoin_types::{ClusterId, Epoch, Moment, SnapshotId, VolumeId};
 use std::mem::Discriminant;
 use std::rc::Rc;
 use std::time::Duration;
 use tonic::Status;
 
-/// How often the gateway looks whether there is news.
+/// How often the gateway looks whether there is news, while anything is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How far from its time a heartbeat may be.
+const WITH_A_TICK: Duration = Duration::from_millis(10);
 /// How long to wait before a watch that broke is begun anew.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
@@ -52,22 +55,32 @@ pub(super) async fn detach_all(shell: &Rc<Shell>, attached: &[Export], clean: &[
 }
 
 async fn heartbeats(shell: &Rc<Shell>) {
-    let mut interval = tokio::time::interval(LOOK_EVERY.min(shell.config.heartbeat_interval));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut told, mut told_at) = (Vec::new(), None);
+    let every = shell.config.heartbeat_interval;
+    let (mut told, mut told_at) = (Vec::new(), None::<Moment>);
+    let (mut alarm, mut next) = (Alarm::new(), clock::now());
     loop {
-        interval.tick().await;
+        // While nothing is under way, what is new is new after a tick, if there are any. A heartbeat that is nearly due goes
+        // with that: one wake-up for both.
+        let busy = shell.core.borrow().is_busy();
+        let wait = told_at.filter(|_| !busy).map_or(next, |at| at + every + WITH_A_TICK);
+        tokio::select! {
+            () = alarm.until(wait) => {}
+            () = shell.awake.notified(), if !busy => {}
+        }
+        next = clock::now() + LOOK_EVERY.min(every);
         let reports = shell.core.borrow().reports();
         let (now, news) = (clock::now(), outline(shell, &reports));
-        let due = told_at.is_none_or(|at| now.since(at) >= shell.config.heartbeat_interval);
+        let due = told_at.is_none_or(|at| now.since(at) + WITH_A_TICK >= every);
         if !due && news == told {
             continue;
         }
         (told, told_at) = (news, Some(now));
         shell.metrics.update(&reports, shell.clients.borrow().len(), shell.memory.held());
         let request = heartbeat(shell, &reports);
-        let beat = async |mut client: AgentClient<_>| client.gateway_heartbeat(request.clone()).await;
-        let sent = shell.managers.agent_within(shell.config.heartbeat_interval, beat).await;
+        let beat = async |mut client: AgentClient<_>| {
+            Ok(client.gateway_heartbeat(request.clone()).await?.into_inner())
+        };
+        let sent = shell.managers.heartbeat(every, beat).await;
         match sent {
             Ok(_) => shell.metrics.set_ready(),
             Err(status) => tracing::debug!(error = status.message(), "a heartbeat did not arrive"),

@@ -23,6 +23,7 @@ use quoin_disk::clock;
 use quoin_nbd::{Cookie, ReplyEncoder};
 use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
+use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
@@ -101,6 +102,8 @@ struct Shell {
     busy_poll: BusyPoll,
     /// Rung when ticks are needed soon.
     busy: Notify,
+    /// Rung with it, and after each tick, for whoever tells the managers.
+    awake: Notify,
     shutdown: CancellationToken,
     stopping: CancellationToken,
 }
@@ -129,12 +132,11 @@ async fn run_local(
     let tls = tls.map_err(|error| RunError::Tls(error.to_string()))?;
     let listeners = listener::bind(&config.listen, inherited, config.socket_mode)?;
     let managers = Managers::new(&config.managers)?;
-    let timing = Timing::default();
     let busy_poll = BusyPoll::new(config.busy_poll);
     let metrics = metrics::Metrics::new(&busy_poll);
     let stopping = CancellationToken::new();
     let shell = Rc::new(Shell {
-        core: RefCell::new(Core::new(instance, config.retained_bytes_max, timing)),
+        core: RefCell::new(Core::new(instance, config.retained_bytes_max, Timing::default())),
         managers,
         exports: Exports::default(),
         nodes: RefCell::default(),
@@ -151,6 +153,7 @@ async fn run_local(
         busy_poll,
         tls,
         busy: Notify::new(),
+        awake: Notify::new(),
         shutdown,
         stopping,
         config,
@@ -164,7 +167,7 @@ async fn run_local(
     ));
     manager::spawn(&shell);
     let clients = tokio::task::spawn_local(listener::accept(shell.clone(), listeners));
-    tokio::task::spawn_local(tick(shell.clone(), timing));
+    tokio::task::spawn_local(tick(shell.clone()));
     let polling = shell.clone();
     tokio::task::spawn_local(async move { polling.busy_poll.run().await });
     tokio::select! {
@@ -196,15 +199,21 @@ fn new_instance() -> Result<InstanceId, RunError> {
 }
 
 /// Lets time pass: quickly while something is under way.
-async fn tick(shell: Rc<Shell>, timing: Timing) {
+async fn tick(shell: Rc<Shell>) {
+    let mut alarm = Alarm::new();
     loop {
-        let busy = shell.core.borrow().is_busy();
+        let (busy, every) = {
+            let core = shell.core.borrow();
+            (core.is_busy(), core.tick_every())
+        };
+        let next = every.map(|every| clock::now() + every);
         tokio::select! {
-            () = tokio::time::sleep(if busy { timing.hedge_min } else { timing.heartbeat }) => {}
+            () = alarm.until(next.unwrap_or_default()), if next.is_some() => {}
             () = shell.busy.notified(), if !busy => {}
             () = shell.stopping.cancelled() => return,
         }
         shell.event(Core::tick);
+        shell.awake.notify_one();
     }
 }
 
@@ -229,6 +238,7 @@ impl Shell {
             let result = event(&mut core, now);
             if !was_busy && core.is_busy() {
                 self.busy.notify_one();
+                self.awake.notify_one();
             }
             (result, core.outputs())
         };

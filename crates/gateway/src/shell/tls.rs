@@ -110,7 +110,7 @@ mod tests {
         fs::write(&path, KEY).unwrap();
         let tls = Tls { required: true, credentials: TlsCredentials::Keys(path.clone()) };
         let credentials = Credentials::load(&tls).unwrap();
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(&quoin_service::busy_poll::BusyPoll::new(std::time::Duration::ZERO));
         credentials.session(&metrics).unwrap();
         assert_eq!(metrics.tls_reloads(), (0, 0));
         fs::write(&path, "alice:").unwrap();

@@ -23,7 +23,7 @@ options! { ManagerOptions, ManagerSettings {
     /// All managers of the first configuration, this one too: 1=HOST:PORT,2=HOST:PORT,…
     peers: List<PeerAddress> = "QUOIN_PEERS", "LIST";
     /// One tick of raft: a leader silent for 10 to 20 of them is replaced
-    tick: Period = "QUOIN_TICK", "DURATION", default "50ms";
+    tick: Period = "QUOIN_TICK", "DURATION", default "100ms";
     /// How often storage nodes and gateways report; three missed reports make them unreachable
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_cluster=debug; else RUST_LOG, else info

@@ -325,6 +325,11 @@ impl Segment {
                 .any(|voter| !matches!(voter.stage, Stage::Live | Stage::Offline | Stage::Failed(_)))
     }
 
+    /// Whether it serves, and every voter is in the stream.
+    pub fn is_whole(&self) -> bool {
+        self.phase == Phase::Running && self.voters.iter().all(Voter::is_live)
+    }
+
     /// How its voters do.
     pub fn status(&self) -> Vec<VoterStatus> {
         self.voters.iter().map(|voter| voter.status(self.committed)).collect()

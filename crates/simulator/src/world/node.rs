@@ -225,7 +225,7 @@ impl World {
                 }
             }
             Request::NodeHeartbeat(_) => {
-                if let Some(Reply::Heartbeat(v1::HeartbeatReply { known: false })) = reply(answer) {
+                if let Some(Reply::Heartbeat(v1::HeartbeatReply { known: false, .. })) = reply(answer) {
                     let incarnation = self.nodes[index].incarnation;
                     self.register_node(index, incarnation);
                 }

@@ -34,6 +34,11 @@ impl Session {
         Self { speaker, granted: 0, touched: 0, told_used: 0, full: false, is_short: false, replicas: 0 }
     }
 
+    /// Whether its gateway may hold writes back until there is room.
+    pub(super) fn waits_for_space(&self) -> bool {
+        self.full || self.is_short
+    }
+
     /// A write has used credit.
     pub(super) fn touch(&mut self, extents: u64) {
         self.touched += extents;

@@ -139,6 +139,10 @@ pub struct Node {
     engine: Engine,
     replicas: HashMap<ReplicaId, Replica>,
     sessions: HashMap<SessionId, Session>,
+    /// What was asked for until the last tick.
+    requests_seen: u64,
+    /// Whether the last tick left layers to fold.
+    is_folding: bool,
     next_session: u64,
     /// Replicas whose position is to be told.
     moved: HashSet<ReplicaId>,
@@ -179,6 +183,8 @@ impl Node {
             engine,
             replicas: HashMap::default(),
             sessions: HashMap::default(),
+            requests_seen: 0,
+            is_folding: false,
             // W3: session ids of different processes never meet.
             next_session: opened.start_count << 32,
             moved: HashSet::default(),
@@ -270,6 +276,19 @@ impl Node {
     /// Whether ticks are needed soon.
     pub fn is_busy(&self) -> bool {
         !self.pulls.is_empty() || self.damages.is_due()
+    }
+
+    /// Whether nobody has read or written since the last tick, that one found nothing to do, and nobody waits for what
+    /// another may find: space that was made.
+    pub fn is_at_rest(&self) -> bool {
+        self.requests() == self.requests_seen
+            && !self.is_folding
+            && self.engine.space().freeing_bytes == 0
+            && !self.sessions.values().any(Session::waits_for_space)
+    }
+
+    fn requests(&self) -> u64 {
+        self.counters.reads + self.counters.writes + self.counters.refused
     }
 
     /// A new connection has said who it is.
@@ -386,6 +405,7 @@ impl Node {
     /// # Errors
     /// The disk failed.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fatal> {
+        self.requests_seen = self.requests();
         self.tick_pulls(now)?;
         self.tick_damage(now)?;
         self.tick_scrub(now);
@@ -434,8 +454,9 @@ impl Node {
     /// Gives up a little of what deleted snapshots kept. A full disk is no failure: a checkpoint may free what it takes.
     fn fold(&mut self) -> Result<(), Fatal> {
         for _ in 0..FOLDS_PER_TICK {
+            self.is_folding = false;
             match self.engine.fold() {
-                Ok(true) => {}
+                Ok(true) => self.is_folding = true,
                 Ok(false) | Err(quoin_store::Error::NoSpace) => break,
                 Err(error) => return Err(error.into()),
             }

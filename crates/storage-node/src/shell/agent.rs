@@ -6,6 +6,8 @@ use crate::words;
 use quoin_api::client::Managers;
 use quoin_api::v1::agent_client::AgentClient;
 use quoin_api::v1::{NodeHeartbeatRequest, RegisterNodeRequest, ReportReplicasRequest, WatchReplicasRequest};
+use quoin_disk::clock;
+use quoin_service::alarm::Alarm;
 use quoin_types::ReplicaId;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -84,15 +86,15 @@ pub(super) struct Agent {
 
 impl Agent {
     async fn heartbeats(&self) {
-        let mut interval = tokio::time::interval(self.every);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut alarm, mut next) = (Alarm::new(), clock::now());
         loop {
-            interval.tick().await;
+            alarm.until(next).await;
+            next = clock::now() + self.every;
             let Some(request) = self.heartbeat() else { return };
             let beat = async |mut client: AgentClient<_>| {
                 Ok(client.node_heartbeat(request.clone()).await?.into_inner())
             };
-            let reply = self.managers.agent_within(self.every, beat).await;
+            let reply = self.managers.heartbeat(self.every, beat).await;
             match reply {
                 Ok(reply) if !reply.known => {
                     if let Err(error) = start::register(&self.managers, &self.registration).await {

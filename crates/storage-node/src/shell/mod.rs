@@ -12,6 +12,7 @@ use crate::node::{Fatal, Node, Output, PullId};
 use agent::Reports;
 use io_threads::IoThreads;
 use quoin_disk::clock;
+use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
@@ -25,9 +26,10 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often time passes for the node while pulls are under way, and otherwise.
+/// How often time passes for the node while pulls are under way, while there are requests, and otherwise.
 const TICK_BUSY: Duration = Duration::from_millis(5);
 const TICK_IDLE: Duration = Duration::from_millis(200);
+const TICK_AT_REST: Duration = Duration::from_secs(1);
 
 /// Why a storage node could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -163,14 +165,16 @@ fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunEr
 
 /// Lets time pass: quickly while pulls are under way.
 async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
+    let mut alarm = Alarm::new();
     loop {
-        let (busy, due) = shell.ticks_wanted();
-        let usual = if busy { TICK_BUSY } else { TICK_IDLE };
-        let wait = due.map_or(usual, |due| usual.min(due.since(clock::now())));
+        let (every, due) = shell.ticks_wanted();
+        let usual = clock::now() + every;
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shell.busy.notified(), if !busy => match shell.ticks_wanted() {
-                (false, Some(due)) if due > clock::now() => continue,
+            () = alarm.until(due.map_or(usual, |due| usual.min(due))) => {}
+            () = shell.busy.notified(), if every > TICK_BUSY => match shell.ticks_wanted() {
+                // After a rest, the first request finds what has become of the disk's space meanwhile.
+                (TICK_IDLE, Some(due)) if every == TICK_IDLE && due > clock::now() => continue,
+                (TICK_AT_REST, Some(due)) if due > clock::now() => continue,
                 _ => {}
             },
             () = shell.stopping.cancelled() => return,
@@ -182,11 +186,18 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
     }
 }
 
+fn tick_every(node: &Node) -> Duration {
+    match (node.is_busy(), node.is_at_rest()) {
+        (true, _) => TICK_BUSY,
+        (false, false) => TICK_IDLE,
+        (false, true) => TICK_AT_REST,
+    }
+}
+
 impl Shell {
-    /// Whether ticks are needed soon, and when one is.
-    fn ticks_wanted(&self) -> (bool, Option<Moment>) {
-        let node = self.node.borrow();
-        (node.as_ref().is_some_and(Node::is_busy), node.as_ref().and_then(Node::due))
+    /// How often ticks are needed, and when one is in any case.
+    fn ticks_wanted(&self) -> (Duration, Option<Moment>) {
+        self.node.borrow().as_ref().map_or((TICK_AT_REST, None), |node| (tick_every(node), node.due()))
     }
 
     /// Gives an event (or a batch of them) to the node and does what it says.
@@ -196,7 +207,7 @@ impl Shell {
             let Some(node) = node.as_mut() else { return };
             let now = clock::now();
             self.busy_poll.work_came(now);
-            let (was_busy, was_due) = (node.is_busy(), node.due());
+            let (was_every, was_due) = (tick_every(node), node.due());
             if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
                 tracing::error!(error = %fatal, "the disk failed; this process ends");
                 self.fatal.set(Some(fatal));
@@ -204,7 +215,7 @@ impl Shell {
                 return;
             }
             let sooner = node.due().is_some_and(|due| was_due.is_none_or(|was| due < was));
-            if (node.is_busy() && !was_busy) || sooner {
+            if tick_every(node) < was_every || sooner {
                 self.busy.notify_one();
             }
             node.outputs()
