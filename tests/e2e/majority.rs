@@ -53,6 +53,34 @@ fn with_two_nodes_gone_writes_wait_the_status_says_why_and_they_go_on_when_one_i
     dev.until_healthy(PATIENCE);
 }
 
+/// A client that takes its connection for broken sends again, on another one, what was unanswered there.
+#[test]
+fn what_a_connection_still_holds_is_not_carried_out_once_another_has_taken_its_place() {
+    let mut roles = Roles::start();
+    roles.quoin(&["volume", "create", "v", "--size", "64MiB"]).ok();
+    let gateway = roles.start_gateway_with("gateway-a", "client_requests_max = 2");
+    let of_another = Nbd::open_named(gateway, "v", b"another client, connection 0").unwrap();
+    let mut former = Nbd::open_named(gateway, "v", b"one client, its connection 0").unwrap();
+    former.write(0, &[9; 4096]).unwrap();
+    let hung = ["node-1", "node-2"];
+    hung.iter().for_each(|node| roles.signal(node, Signal::STOP));
+    // The third is one too many: it stays in the socket.
+    for _ in 0..3 {
+        former.send(Command::Write { fua: false }, 0, &[1; 4096]).unwrap();
+    }
+    let mut again = Nbd::open_named(gateway, "v", b"one client, its connection 0").unwrap();
+    let write = again.send(Command::Write { fua: false }, 0, &[2; 4096]).unwrap();
+    hung.iter().for_each(|node| roles.signal(node, Signal::CONT));
+    let (cookie, answer) = again.receive().unwrap();
+    answer.unwrap();
+    assert_eq!(cookie, write);
+    let answered = std::iter::from_fn(|| former.receive().ok()).take(3).count();
+    assert!(answered < 3, "the write that was in the socket was carried out");
+    assert_eq!(again.read(0, 4096).unwrap(), [2; 4096]);
+    let mut of_another = of_another;
+    assert_eq!(of_another.read(0, 4096).unwrap(), [2; 4096], "one that was not meant");
+}
+
 /// An error would be wrong: what the client waits for may have happened, and its disk is as well as it was.
 #[test]
 fn a_gateway_that_stops_without_a_majority_breaks_the_connection_and_answers_nothing() {

@@ -100,6 +100,16 @@ impl Nbd {
         Ok(nbd)
     }
 
+    /// Opens an export on a connection with a name: `NBD_OPT` 0x51550001, Quoin's own.
+    pub fn open_named(address: SocketAddr, export: &str, name: &[u8; 28]) -> Result<Self, NbdError> {
+        let mut nbd = Self::connect(address)?;
+        nbd.option(0x5155_0001, name)?;
+        match nbd.option_reply()? {
+            (1, _) => nbd.ask_for(7, export).map(|()| nbd),
+            (kind, words) => Err(NbdError::Refused(kind, String::from_utf8_lossy(&words).into_owned())),
+        }
+    }
+
     /// Asks how large an export is, in bytes, without opening it (`NBD_OPT_INFO`).
     pub fn size_of(address: SocketAddr, export: &str) -> Result<u64, NbdError> {
         let mut nbd = Self::connect(address)?;

@@ -11,13 +11,16 @@
 //! **No stale write.** A kernel that lost patience sends the request again, perhaps on another connection, and takes its
 //! answer for the end of it. Were the first one carried out after that, it could undo a later write. So nothing that
 //! changes data is passed on, on any connection of the device, while such a request is unanswered for half the kernel's
-//! time-out: the second sending always finds the first one answered, or its gateway gone.
+//! time-out: the second sending always finds the first one answered, or its gateway gone. And a gateway may still have to read
+//! what came on a connection that is taken for broken here: it is told which connection a new one takes the place of
+//! ([`ConnectionName`]), and takes nothing more from that.
 
 use crate::Error;
 use crate::origin::Origin;
 use crate::upstream::Upstream;
 use bytes::BytesMut;
 use quoin_disk::clock;
+use quoin_nbd::ConnectionName;
 use quoin_nbd::client::{OpenError, Relay, RelayError};
 use quoin_transport::Queue;
 use std::cell::{Cell, RefCell};
@@ -45,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) volume: String,
     /// The volume's size as each connection was told when it was opened: the gateway serves it no more there.
     pub(crate) sizes: Vec<Cell<u64>>,
+    /// The name of its first connection: the others have it with their own numbers.
+    pub(crate) name: ConnectionName,
     /// What the device began with, if the gateway said so.
     pub(crate) origin: Option<Origin>,
     /// The kernel's time-out for a request.
@@ -184,7 +189,7 @@ impl Link {
         let at_least_bytes = shared.sizes[self.number].get();
         let open = async {
             tokio::time::sleep(*pause).await;
-            shared.open(at_least_bytes).await
+            shared.open(self.number, at_least_bytes).await
         };
         let mut upstream = tokio::select! {
             upstream = open => upstream?,
@@ -302,11 +307,12 @@ impl Shared {
         oldest.is_some_and(|taken_at| since_boot().saturating_sub(taken_at) >= self.timeout / 2)
     }
 
-    async fn open(&self, at_least_bytes: u64) -> Result<Upstream, Broken> {
+    async fn open(&self, number: usize, at_least_bytes: u64) -> Result<Upstream, Broken> {
+        let name = ConnectionName { number: number as u32, ..self.name };
         let mut pause = RETRY_MIN;
         let mut logged_at = since_boot();
         loop {
-            let error = match Upstream::open_again(&self.gateway, &self.volume, self.origin).await {
+            let error = match Upstream::open_again(&self.gateway, &self.volume, name, self.origin).await {
                 Ok(upstream) if upstream.export.size_bytes >= at_least_bytes => return Ok(upstream),
                 Ok(_) => {
                     tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");

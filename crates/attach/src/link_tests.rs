@@ -2,7 +2,8 @@
 
 use super::*;
 use quoin_nbd::{
-    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step,
+    AttachmentInfo, BlockSizes, ConnectionName, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits,
+    Step,
 };
 use std::future::Future;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,6 +142,7 @@ impl Bench {
         let shared = Rc::new(Shared {
             gateway: gateway.0.local_addr().unwrap().to_string(),
             volume: "vol1".into(),
+            name: ConnectionName { client: [7; 16], process: 1, number: 0 },
             sizes: (0..connections).map(|_| Cell::new(64 << 20)).collect(),
             origin,
             timeout,

@@ -8,6 +8,8 @@ use crate::netlink::Control;
 use crate::netlink::message::Connect;
 use crate::origin::Origin;
 use crate::upstream::Upstream;
+use quoin_disk::clock;
+use quoin_nbd::ConnectionName;
 use quoin_nbd::client::{OpenedExport, Relay};
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -91,12 +93,14 @@ impl Session {
         let former = here()?;
         // The kernel has kept it for a device that there is.
         let kept = former.as_ref().and_then(|former| former.backend.origin);
-        let first = Upstream::open_again(&options.gateway, &options.volume, kept).await?;
+        let name = connection_name()?;
+        let first = Upstream::open_again(&options.gateway, &options.volume, name, kept).await?;
         let origin = kept.or(first.export.attachment.map(Origin::from));
         let connections = connections(options, former.as_ref(), first.export)?;
         let mut upstreams = vec![first];
-        for _ in 1..connections {
-            upstreams.push(Upstream::open_again(&options.gateway, &options.volume, origin).await?);
+        for number in 1..connections {
+            let name = ConnectionName { number, ..name };
+            upstreams.push(Upstream::open_again(&options.gateway, &options.volume, name, origin).await?);
         }
         let least_bytes = former.as_ref().map_or(0, |former| former.size_bytes);
         if upstreams.iter().any(|upstream| upstream.export.size_bytes < least_bytes) {
@@ -112,6 +116,7 @@ impl Session {
         let shared = Rc::new(Shared {
             gateway: options.gateway.clone(),
             volume: options.volume.clone(),
+            name,
             sizes: upstreams.iter().map(|upstream| Cell::new(upstream.export.size_bytes)).collect(),
             origin,
             timeout,
@@ -199,6 +204,13 @@ fn protect() {
     if killed_last.is_err() || flusher.is_err() {
         tracing::warn!("not protected when memory is short: that takes CAP_SYS_RESOURCE");
     }
+}
+
+/// The name of a device's first connection, when this process attends to it.
+fn connection_name() -> Result<ConnectionName, Error> {
+    let boot = clock::boot_id().map_err(Error::io("read the kernel's boot id"))?;
+    // No two processes attend to a volume at once, so none begins at the moment when another one did.
+    Ok(ConnectionName { client: *boot.as_bytes(), process: clock::now().as_nanos(), number: 0 })
 }
 
 /// The connections that a device gets.

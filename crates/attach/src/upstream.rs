@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::origin::Origin;
 use bytes::BytesMut;
+use quoin_nbd::ConnectionName;
 use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport};
 use quoin_transport::Queue;
 use std::io;
@@ -28,12 +29,12 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Connects and opens the volume.
-    pub(crate) async fn open(address: &str, volume: &str) -> Result<Self, Error> {
+    pub(crate) async fn open(address: &str, volume: &str, name: ConnectionName) -> Result<Self, Error> {
         let no_gateway = |error| Error::NoGateway { address: address.to_owned(), error };
         let connected = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await;
         let stream = connected.map_err(|late| no_gateway(late.into()))?.map_err(no_gateway)?;
         stream.set_nodelay(true).map_err(no_gateway)?;
-        let opened = tokio::time::timeout(OPEN_MAX, Self::handshake(stream, volume)).await;
+        let opened = tokio::time::timeout(OPEN_MAX, Self::handshake(stream, volume, name)).await;
         opened.map_err(|late| no_gateway(late.into()))?.map_err(|failure| match failure {
             Failure::Io(error) => no_gateway(error),
             Failure::Refused(error) => {
@@ -50,9 +51,10 @@ impl Upstream {
     pub(crate) async fn open_again(
         address: &str,
         volume: &str,
+        name: ConnectionName,
         origin: Option<Origin>,
     ) -> Result<Self, Error> {
-        match (Self::open(address, volume).await, origin) {
+        match (Self::open(address, volume, name).await, origin) {
             // Whoever has it now has it for clients of his own, if only for a while.
             (Err(Error::Open { error: OpenError::Elsewhere { message, attachment }, .. }), Some(origin))
                 if !origin.is_continued_by(&attachment) =>
@@ -74,8 +76,8 @@ impl Upstream {
         }
     }
 
-    async fn handshake(mut stream: TcpStream, volume: &str) -> Result<Self, Failure> {
-        let mut handshake = ClientHandshake::new(volume);
+    async fn handshake(mut stream: TcpStream, volume: &str, name: ConnectionName) -> Result<Self, Failure> {
+        let mut handshake = ClientHandshake::new(volume).named(name);
         let mut input = BytesMut::new();
         loop {
             match handshake.advance(&mut input)? {

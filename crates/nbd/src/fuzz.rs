@@ -81,7 +81,7 @@ pub fn transmission(data: &[u8]) {
         Context { id: 1, kind: ContextKind::Allocation },
         Context { id: 2, kind: ContextKind::ChangedSince(7) },
     ];
-    let negotiated = Negotiated { replies, contexts, knows_attachment: false };
+    let negotiated = Negotiated { replies, contexts, knows_attachment: false, connection: None };
     let mut session = Transmission::new(&export("disk".into()), negotiated, small_limits());
     transmit(&mut session, BytesMut::new(), Pieces::new(data));
 }

@@ -27,6 +27,7 @@
 //! ```
 
 pub mod client;
+mod connection;
 mod error;
 mod export;
 pub mod fuzz;
@@ -35,6 +36,7 @@ mod limits;
 mod spec;
 mod transmission;
 
+pub use connection::ConnectionName;
 pub use error::{Errno, ProtocolError};
 pub use export::{
     AttachmentInfo, BlockSizes, BlockSizesError, ExportError, ExportErrorKind, ExportInfo, ExportSummary,

@@ -57,6 +57,8 @@ pub(crate) mod option {
     pub(crate) const LIST_META_CONTEXT: u32 = 9;
     pub(crate) const SET_META_CONTEXT: u32 = 10;
     pub(crate) const EXTENDED_HEADERS: u32 = 11;
+    /// Not in proto.md, whose numbers are small: Quoin's own (`QU`). A server that does not know it answers `ERR_UNSUP`.
+    pub(crate) const CONNECTION: u32 = 0x5155_0001;
 }
 
 /// "Option reply types".

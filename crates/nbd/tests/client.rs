@@ -4,7 +4,8 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use quoin_nbd::client::{ClientHandshake, ClientStep, OpenError, OpenedExport, Relay};
 use quoin_nbd::{
-    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits, Step,
+    AttachmentInfo, BlockSizes, ConnectionName, ExportError, ExportErrorKind, ExportInfo, Handshake, Limits,
+    Step,
 };
 use std::time::Duration;
 
@@ -29,18 +30,21 @@ fn open(answer: &Result<ExportInfo, ExportError>) -> Result<OpenedExport, OpenEr
     }
 }
 
-#[test]
-fn our_server_opens_an_export_for_our_client() {
-    let block_sizes = BlockSizes::new(512, 4096, 1 << 20).unwrap();
-    let info = ExportInfo {
+fn info() -> ExportInfo {
+    ExportInfo {
         name: "vol1".into(),
         description: "told to those who ask".into(),
         size_bytes: 12345 * 512,
         read_only: false,
         multi_conn: true,
-        block_sizes,
+        block_sizes: BlockSizes::new(512, 4096, 1 << 20).unwrap(),
         attachment: None,
-    };
+    }
+}
+
+#[test]
+fn our_server_opens_an_export_for_our_client() {
+    let info = info();
     let opened = open(&Ok(info.clone())).unwrap();
     assert_eq!((opened.size_bytes, opened.block_bytes_min), (info.size_bytes, 512));
     assert_eq!(opened.payload_bytes_max, 1 << 20);
@@ -56,6 +60,47 @@ fn our_server_opens_an_export_for_our_client() {
     let single = ExportInfo { multi_conn: false, read_only: true, ..info };
     let opened = open(&Ok(single)).unwrap();
     assert!(!opened.can_multi_conn() && opened.is_read_only());
+}
+
+#[test]
+fn our_server_hears_which_connection_it_is_and_another_may_not_know_what_to_do_about_it() {
+    let name = ConnectionName { client: *b"0123456789abcdef", process: 1 << 40, number: 3 };
+    let mut client = ClientHandshake::new("vol1").named(name);
+    let mut server = Handshake::new(Limits::default());
+    let (mut to_client, mut to_server) = (BytesMut::new(), BytesMut::new());
+    let negotiated = loop {
+        match server.advance(&mut to_server).unwrap() {
+            Step::Send(bytes) => to_client.extend_from_slice(&bytes),
+            Step::OpenExport { .. } => server.answer_open(Ok(info())),
+            Step::NeedMore { .. } => match client.advance(&mut to_client).unwrap() {
+                ClientStep::Send(bytes) => to_server.extend_from_slice(&bytes),
+                ClientStep::NeedMore { missing } => panic!("{missing} bytes too few"),
+                ClientStep::Opened(_) => panic!("before the server knew"),
+            },
+            Step::Transmission { negotiated, .. } => break negotiated,
+            step => panic!("{step:?}"),
+        }
+    };
+    assert_eq!(negotiated.connection, Some(name));
+    assert!(matches!(client.advance(&mut to_client), Ok(ClientStep::Opened(_))));
+
+    let mut client = ClientHandshake::new("vol1").named(name);
+    let mut input = BytesMut::from(&b"NBDMAGICIHAVEOPT\0\x03"[..]);
+    assert!(matches!(client.advance(&mut input), Ok(ClientStep::Send(_))));
+    let reply = |option: u32, kind: u32, data: &[u8]| {
+        let head = [&0x0003_e889_0455_65a9_u64.to_be_bytes()[..], &option.to_be_bytes(), &kind.to_be_bytes()];
+        [&head.concat(), &(data.len() as u32).to_be_bytes()[..], data].concat()
+    };
+    input.extend_from_slice(&reply(0x5155_0001, (1 << 31) + 1, b"what?"));
+    input.extend_from_slice(&reply(7, 3, &[&[0; 10][..], &[0, 1]].concat()));
+    input.extend_from_slice(&reply(7, 1, b""));
+    assert!(matches!(client.advance(&mut input), Ok(ClientStep::Opened(_))));
+    // It asks once: a second answer is none.
+    let mut client = ClientHandshake::new("vol1").named(name);
+    let mut input = BytesMut::from(&b"NBDMAGICIHAVEOPT\0\x03"[..]);
+    assert!(matches!(client.advance(&mut input), Ok(ClientStep::Send(_))));
+    input.extend_from_slice(&reply(0x5155_0001, 1, b"").repeat(2));
+    assert!(client.advance(&mut input).is_err());
 }
 
 #[test]

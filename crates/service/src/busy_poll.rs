@@ -76,8 +76,16 @@ impl BusyPoll {
 
     /// Adds what is counted to a role's metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("busy_polls_found", "Times that work came while it was polled for", self.found.clone());
-        registry.register("busy_polls_in_vain", "Times that no work came while it was polled for", self.in_vain.clone());
+        registry.register(
+            "busy_polls_found",
+            "Times that work came while it was polled for",
+            self.found.clone(),
+        );
+        registry.register(
+            "busy_polls_in_vain",
+            "Times that no work came while it was polled for",
+            self.in_vain.clone(),
+        );
     }
 
     /// Work has come.
@@ -160,7 +168,10 @@ mod tests {
         assert!(!pace([5_000; 100], 1).polling_pays(), "a timer every 5 ms");
         assert!(pace([5_000, 60], 1).polling_pays(), "a request, and its first answer");
         assert!(pace([60; 100], 1).polling_pays());
-        assert!(pace([60, 60, 60, 5_000].repeat(10), 1).polling_pays(), "some requests a second, of four steps each");
+        assert!(
+            pace([60, 60, 60, 5_000].repeat(10), 1).polling_pays(),
+            "some requests a second, of four steps each"
+        );
         assert!(!pace([60; 100].into_iter().chain([5_000; 4]), 1).polling_pays(), "it gives up soon");
     }
 

@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use quoin_api::v1;
 use quoin_disk::clock;
 use quoin_nbd::{
-    AttachmentInfo, BlockSizes, ExportError, ExportErrorKind, ExportInfo, ExportSummary, Handshake, Limits,
-    Negotiated, OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request, Step, TlsPolicy,
-    Transmission,
+    AttachmentInfo, BlockSizes, ConnectionName, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
+    Handshake, Limits, Negotiated, OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request,
+    Step, TlsPolicy, Transmission,
 };
 use quoin_replication::writer::Failure;
 use quoin_tls::TlsError;
@@ -43,6 +43,8 @@ pub(super) struct ClientLink {
     pub(super) closed: CancellationToken,
     /// Whether it was told that the attachment goes on from an earlier one, and may rely on that.
     pub(super) goes_on: bool,
+    /// Which connection it is, if it said so.
+    name: Option<ConnectionName>,
     outbox: Outbox<ClientSocket>,
     account: Rc<Account>,
     under_way: Rc<Cell<usize>>,
@@ -76,7 +78,9 @@ pub(super) enum ClientError {
     Stalled,
     #[error("it did not fetch its last answers")]
     Unfetched,
-    #[error("what it was told of its volume's attachment does not hold any more")]
+    #[error(
+        "another connection has taken its place, or what it was told of its volume's attachment does not hold any more"
+    )]
     Fenced,
 }
 
@@ -102,6 +106,12 @@ impl ClientLink {
         self.account.answered(waiting.promised_bytes, self.outbox.len());
         self.under_way.set(self.under_way.get() - 1);
         self.answered.notify_one();
+    }
+
+    /// Whether a new client takes the place of one that there is.
+    fn replaces(&self, former: &Self) -> bool {
+        let named = self.name.zip(former.name);
+        self.volume == former.volume && named.is_some_and(|(new, former)| new.replaces(&former))
     }
 
     /// Sends what is queued, as far as the socket takes it.
@@ -138,12 +148,17 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         volume,
         closed: closed.clone(),
         goes_on,
+        name: negotiated.connection,
         outbox: outbox.clone(),
         account: account.clone(),
         under_way: under_way.clone(),
         answered: answered.clone(),
     };
-    shell.clients.borrow_mut().insert(id, link);
+    {
+        let mut clients = shell.clients.borrow_mut();
+        clients.values().filter(|former| link.replaces(former)).for_each(|former| former.closed.cancel());
+        clients.insert(id, link);
+    }
     let mut session = Session {
         shell,
         id,
@@ -152,6 +167,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         transmission: Transmission::new(&export, negotiated, Limits::default()),
         outbox: outbox.clone(),
         account: account.clone(),
+        closed: &closed,
         postponed: None,
         under_way,
         answered,
@@ -295,6 +311,7 @@ struct Session<'a> {
     transmission: Transmission,
     outbox: Outbox<ClientSocket>,
     account: Rc<Account>,
+    closed: &'a CancellationToken,
     /// A request for whose answer there was no room.
     postponed: Option<Request>,
     under_way: Rc<Cell<usize>>,
@@ -304,6 +321,10 @@ struct Session<'a> {
 impl Session<'_> {
     async fn run(&mut self, input: &mut BytesMut) -> Result<(), ClientError> {
         loop {
+            if self.closed.is_cancelled() {
+                // What a successor has sent again must not be carried out once more, and later.
+                return Err(ClientError::Fenced);
+            }
             let leaving = self.take_requests(input)?;
             if leaving || self.shell.shutdown.is_cancelled() {
                 return self.leave().await;

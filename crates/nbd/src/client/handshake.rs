@@ -2,6 +2,7 @@
 //!
 //! Structured replies are not asked for: the kernel's client, for which this is done, speaks simple ones only.
 
+use crate::connection::ConnectionName;
 use crate::export::AttachmentInfo;
 use crate::limits::{PAYLOAD_BYTES_MAX, STRING_BYTES_MAX};
 use crate::spec::{handshake_flag, info, magic, option, option_reply, transmission_flag};
@@ -117,6 +118,10 @@ struct Told {
 #[derive(Debug)]
 pub struct ClientHandshake {
     export: String,
+    /// What the server is told that this connection is.
+    name: Option<ConnectionName>,
+    /// It has not answered that yet.
+    is_name_unanswered: bool,
     state: State,
 }
 
@@ -128,7 +133,13 @@ impl ClientHandshake {
     /// If the name is longer than a protocol string can be: the caller checks what a user gave.
     pub fn new(export: &str) -> Self {
         assert!(export.len() <= STRING_BYTES_MAX, "the caller checks names");
-        Self { export: export.to_owned(), state: State::Greeting }
+        Self { export: export.to_owned(), name: None, is_name_unanswered: false, state: State::Greeting }
+    }
+
+    /// Says which connection it is, to servers that know what to do about it.
+    #[must_use]
+    pub fn named(self, name: ConnectionName) -> Self {
+        Self { name: Some(name), ..self }
     }
 
     /// The next step. Takes what it has understood off the input.
@@ -164,8 +175,15 @@ impl ClientHandshake {
         }
         let flags = handshake_flag::FIXED_NEWSTYLE | (offered & handshake_flag::NO_ZEROES);
         let name = self.export.as_bytes();
-        let mut out = BytesMut::with_capacity(34 + name.len());
+        let mut out = BytesMut::with_capacity(80 + name.len());
         out.put_u32(u32::from(flags));
+        if let Some(connection) = self.name {
+            out.put_u64(magic::IHAVEOPT);
+            out.put_u32(option::CONNECTION);
+            out.put_u32(ConnectionName::BYTES as u32);
+            connection.put(&mut out);
+            self.is_name_unanswered = true;
+        }
         out.put_u64(magic::IHAVEOPT);
         out.put_u32(option::GO);
         out.put_u32(name.len() as u32 + 10);
@@ -191,7 +209,8 @@ impl ClientHandshake {
             return Ok(Some(ClientStep::NeedMore { missing: REPLY_HEADER_BYTES - input.len() }));
         };
         let mut header = &header[..];
-        let is_reply = header.get_u64() == magic::OPTION_REPLY && header.get_u32() == option::GO;
+        let asked = if self.is_name_unanswered { option::CONNECTION } else { option::GO };
+        let is_reply = header.get_u64() == magic::OPTION_REPLY && header.get_u32() == asked;
         let (kind, len_bytes) = (header.get_u32(), header.get_u32() as usize);
         if !is_reply || len_bytes > REPLY_BYTES_MAX {
             return Err(OpenError::Protocol("its answer is none to the question"));
@@ -202,6 +221,10 @@ impl ClientHandshake {
         }
         let mut data = input.split_to(all).freeze();
         data.advance(REPLY_HEADER_BYTES);
+        if std::mem::take(&mut self.is_name_unanswered) {
+            // Another server refuses what it does not know.
+            return Ok(None);
+        }
         match kind {
             option_reply::INFO => self.information(data).map(|()| None),
             option_reply::ACK => self.opened().map(Some),

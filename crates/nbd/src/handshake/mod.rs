@@ -9,6 +9,7 @@ mod option;
 mod reply;
 mod tls;
 
+use crate::connection::ConnectionName;
 use crate::error::ProtocolError;
 use crate::export::{ExportError, ExportInfo, ExportSummary};
 use crate::limits::{Limits, STRING_BYTES_MAX};
@@ -65,6 +66,7 @@ struct Agreed {
     /// The selected metadata contexts, and the name of the export that they were selected for.
     contexts: Vec<Context>,
     contexts_of: String,
+    connection: Option<ConnectionName>,
 }
 
 /// How replies look, and with extended headers requests, too.
@@ -88,6 +90,8 @@ pub struct Negotiated {
     pub contexts: Vec<Context>,
     /// Whether the client was told of the export's attachment when it opened it, and may rely on it.
     pub knows_attachment: bool,
+    /// Which connection it is, if the client said so: what it takes the place of is to be ended first.
+    pub connection: Option<ConnectionName>,
 }
 
 /// What the shell must do next.
@@ -468,21 +472,27 @@ impl Handshake {
         }
         let data = input.split_to(len_bytes);
         let asked = match option {
+            spec::option::CONNECTION => ConnectionName::read(&data).map(|name| {
+                self.agreed.connection = Some(name);
+                reply::ack(option, &mut self.output);
+                self.state = State::OptionHeader;
+                None
+            }),
             spec::option::EXPORT_NAME => {
                 let name = option::read_name(&data).map_err(|_| ProtocolError::ExportName)?;
-                Ok(self.ask_open(option, OpenKind::ExportName, name, InfoRequests::default()))
+                Ok(Some(self.ask_open(option, OpenKind::ExportName, name, InfoRequests::default())))
             }
             spec::option::LIST_META_CONTEXT | spec::option::SET_META_CONTEXT => {
                 let selects = option == spec::option::SET_META_CONTEXT;
-                Queries::read(&data, selects).map(|queries| self.ask_contexts(option, queries))
+                Queries::read(&data, selects).map(|queries| Some(self.ask_contexts(option, queries)))
             }
             _ => option::read_open(&data).map(|open| {
                 let kind = if option == spec::option::GO { OpenKind::Go } else { OpenKind::Info };
-                self.ask_open(option, kind, open.name, open.requests)
+                Some(self.ask_open(option, kind, open.name, open.requests))
             }),
         };
         Ok(match asked {
-            Ok(step) => Some(step),
+            Ok(step) => step,
             Err(message) => {
                 self.state = State::OptionHeader;
                 self.refuse(option, option_reply::ERR_INVALID, message);
@@ -565,7 +575,7 @@ impl Agreed {
     /// What holds for an export. Contexts that were selected for another one do not.
     fn negotiated(&self, export: &str) -> Negotiated {
         let contexts = if self.contexts_of == export { self.contexts.clone() } else { Vec::new() };
-        Negotiated { replies: self.replies, contexts, knows_attachment: false }
+        Negotiated { replies: self.replies, contexts, knows_attachment: false, connection: self.connection }
     }
 }
 

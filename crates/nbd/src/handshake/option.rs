@@ -39,7 +39,8 @@ pub(crate) fn take_header(input: &mut BytesMut) -> Result<Option<Announced>, Pro
 
 /// Whether the option's data is needed, and can be refused: the others have none, or a name that cannot.
 pub(crate) fn is_kept(number: u32) -> bool {
-    [option::INFO, option::GO, option::LIST_META_CONTEXT, option::SET_META_CONTEXT].contains(&number)
+    [option::INFO, option::GO, option::LIST_META_CONTEXT, option::SET_META_CONTEXT, option::CONNECTION]
+        .contains(&number)
 }
 
 /// The information that a client asked for by name. `NBD_INFO_EXPORT` is always sent.

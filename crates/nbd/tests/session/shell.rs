@@ -14,7 +14,7 @@ pub(crate) const BAD_BYTE: u64 = 0xf000;
 
 #[derive(Debug)]
 enum Phase {
-    Handshake(Handshake),
+    Handshake(Box<Handshake>),
     Transmission(Transmission),
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct Shell {
 impl Shell {
     /// Starts with the handshake.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self::start(Phase::Handshake(Handshake::new(limits)), limits)
+        Self::start(Phase::Handshake(Box::new(Handshake::new(limits))), limits)
     }
 
     /// Starts with a handshake that knows TLS.
     pub(crate) fn with_tls(limits: Limits, policy: TlsPolicy) -> Self {
-        Self::start(Phase::Handshake(Handshake::with_tls(limits, policy)), limits)
+        Self::start(Phase::Handshake(Box::new(Handshake::with_tls(limits, policy))), limits)
     }
 
     /// Starts in transmission.
