@@ -60,6 +60,7 @@ fn what_a_connection_still_holds_is_not_carried_out_once_another_has_taken_its_p
     roles.quoin(&["volume", "create", "v", "--size", "64MiB"]).ok();
     let gateway = roles.start_gateway_with("gateway-a", "client_requests_max = 2");
     let of_another = Nbd::open_named(gateway, "v", b"another client, connection 0").unwrap();
+    let of_another_export = Nbd::open_named(gateway, "v+ro", b"one client, its connection 0").unwrap();
     let mut former = Nbd::open_named(gateway, "v", b"one client, its connection 0").unwrap();
     former.write(0, &[9; 4096]).unwrap();
     let hung = ["node-1", "node-2"];
@@ -77,8 +78,9 @@ fn what_a_connection_still_holds_is_not_carried_out_once_another_has_taken_its_p
     let answered = std::iter::from_fn(|| former.receive().ok()).take(3).count();
     assert!(answered < 3, "the write that was in the socket was carried out");
     assert_eq!(again.read(0, 4096).unwrap(), [2; 4096]);
-    let mut of_another = of_another;
-    assert_eq!(of_another.read(0, 4096).unwrap(), [2; 4096], "one that was not meant");
+    for mut other in [of_another, of_another_export] {
+        assert_eq!(other.read(0, 4096).unwrap(), [2; 4096], "one that was not meant");
+    }
 }
 
 /// An error would be wrong: what the client waits for may have happened, and its disk is as well as it was.

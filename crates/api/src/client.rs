@@ -16,6 +16,8 @@ use tonic::{Code, Status};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one call may take before another manager is tried. Watch streams are not bound by it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many heartbeats go past a leader that did not answer one.
+const SHUNNED_FOR: usize = 30;
 
 /// The managers of one cluster, as a client sees them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +33,10 @@ struct Inner {
     current: AtomicUsize,
     /// Whom heartbeats go to: the leader, once one was answered.
     heartbeats: AtomicUsize,
+    /// Who did not answer one in time, and how many more do not go to him first, though he is the leader: he may be out of reach
+    /// from here alone.
+    shunned: AtomicUsize,
+    shunned_for: AtomicUsize,
 }
 
 /// An address that is no `host:port`, or none at all.
@@ -60,8 +66,9 @@ impl Managers {
         if calls.is_empty() {
             return Err(AddressError { address: String::new() });
         }
-        let (current, heartbeats) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let inner = Inner { addresses: addresses.to_vec(), calls, streams, current, heartbeats };
+        let [current, heartbeats, shunned, shunned_for] = std::array::from_fn(|_| AtomicUsize::new(0));
+        let addresses = addresses.to_vec();
+        let inner = Inner { addresses, calls, streams, current, heartbeats, shunned, shunned_for };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -96,18 +103,27 @@ impl Managers {
     where
         F: AsyncFnMut(AgentClient<Channel>) -> Result<HeartbeatReply, Status>,
     {
-        let heartbeats = &self.inner.heartbeats;
+        let Inner { addresses, heartbeats, shunned, shunned_for, .. } = &*self.inner;
         let reply = self.each(heartbeats, async |index| {
             let client = AgentClient::new(self.inner.calls[index].clone());
             match tokio::time::timeout(limit, call(client)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Status::deadline_exceeded("the cluster manager did not answer in time")),
+                Err(_) => {
+                    shunned.store(index, Ordering::Relaxed);
+                    shunned_for.store(SHUNNED_FOR, Ordering::Relaxed);
+                    Err(Status::deadline_exceeded("the cluster manager did not answer in time"))
+                }
             }
         });
         let reply = reply.await?;
         // Who is reached under another name than the managers give each other is asked as before.
-        if let Some(leader) = self.inner.addresses.iter().position(|address| *address == reply.leader) {
-            heartbeats.store(leader, Ordering::Relaxed);
+        if let Some(leader) = addresses.iter().position(|address| *address == reply.leader) {
+            let left = shunned_for.load(Ordering::Relaxed);
+            if left > 0 && shunned.load(Ordering::Relaxed) == leader {
+                shunned_for.store(left - 1, Ordering::Relaxed);
+            } else {
+                heartbeats.store(leader, Ordering::Relaxed);
+            }
         }
         Ok(reply)
     }

@@ -21,9 +21,9 @@ use crate::upstream::Upstream;
 use bytes::BytesMut;
 use quoin_disk::clock;
 use quoin_nbd::ConnectionName;
-use quoin_nbd::client::{OpenError, Relay, RelayError};
+use quoin_nbd::client::{OpenError, OpenedExport, Relay, RelayError};
 use quoin_transport::Queue;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,8 +46,7 @@ const REPLY_BYTES: usize = 16;
 pub(crate) struct Shared {
     pub(crate) gateway: String,
     pub(crate) volume: String,
-    /// The volume's size as each connection was told when it was opened: the gateway serves it no more there.
-    pub(crate) sizes: Vec<Cell<u64>>,
+    pub(crate) export: OpenedExport,
     /// The name of its first connection: the others have it with their own numbers.
     pub(crate) name: ConnectionName,
     /// What the device began with, if the gateway said so.
@@ -79,13 +78,18 @@ pub(crate) enum Broken {
     Fenced,
 }
 
-/// What connections ask of the kernel.
-pub(crate) trait Kernel {
-    /// A new socket of the device's; `None`: the device is no more.
+/// Where a connection gets a new socket of the kernel's; `None`: the device is no more.
+pub(crate) trait Sockets {
     async fn renew(&self) -> Option<UnixStream>;
+}
 
-    /// Makes the device as large as this, unless it is. It may have to wait for requests under way.
-    async fn grow(&self, size_bytes: u64);
+/// What came from the kernel, and was not taken yet.
+#[derive(Default)]
+struct Arrived {
+    bytes: BytesMut,
+    /// When the first of it came, and the last. The kernel's time-out counts from there, not from when it is taken.
+    first: Duration,
+    last: Duration,
 }
 
 /// One connection.
@@ -93,29 +97,21 @@ pub(crate) struct Link {
     shared: Rc<Shared>,
     number: usize,
     kernel: UnixStream,
-    from_kernel: BytesMut,
+    from_kernel: Arrived,
     /// Answers that the kernel has not got yet, the first perhaps in part.
     to_kernel: Queue,
     /// How long to wait before the gateway is asked again.
     pause: Duration,
 }
 
-/// Lets the device grow with its volume, beside the requests, as far as every connection serves it.
-pub(crate) fn grow(shared: &Shared, device: &Rc<impl Kernel + 'static>) {
-    if let Some(size_bytes) = shared.sizes.iter().map(Cell::get).min() {
-        let device = device.clone();
-        tokio::task::spawn_local(async move { device.grow(size_bytes).await });
-    }
-}
-
 impl Link {
     pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
-        let (from_kernel, to_kernel) = (BytesMut::new(), Queue::default());
+        let (from_kernel, to_kernel) = (Arrived::default(), Queue::default());
         Self { shared, number, kernel, from_kernel, to_kernel, pause: Duration::ZERO }
     }
 
     /// Serves the connection until the device is detached.
-    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, device: Rc<impl Kernel + 'static>) {
+    pub(crate) async fn run(mut self, mut upstream: Option<Upstream>, sockets: Rc<impl Sockets>) {
         let shared = self.shared.clone();
         loop {
             let broken = match &mut upstream {
@@ -123,8 +119,6 @@ impl Link {
                 Some(upstream) => self.pump(upstream).await,
                 None => match self.reconnect().await {
                     Ok(open) => {
-                        shared.sizes[self.number].set(open.export.size_bytes);
-                        grow(&shared, &device);
                         upstream = Some(open);
                         continue;
                     }
@@ -158,10 +152,10 @@ impl Link {
                         connection = self.number,
                         "the kernel closed the connection; giving it another"
                     );
-                    self.from_kernel.clear();
+                    self.from_kernel.bytes.clear();
                     self.to_kernel = Queue::default();
                     shared.relays[self.number].borrow_mut().disown();
-                    match device.renew().await {
+                    match sockets.renew().await {
                         Some(kernel) => self.kernel = kernel,
                         None => return,
                     }
@@ -186,10 +180,9 @@ impl Link {
     async fn reconnect(&mut self) -> Result<Upstream, Broken> {
         let Self { shared, kernel, from_kernel, pause, .. } = self;
         let watch = async { while shared.read(kernel, from_kernel, 0).await.is_ok() {} };
-        let at_least_bytes = shared.sizes[self.number].get();
         let open = async {
             tokio::time::sleep(*pause).await;
-            shared.open(self.number, at_least_bytes).await
+            shared.open(self.number).await
         };
         let mut upstream = tokio::select! {
             upstream = open => upstream?,
@@ -211,7 +204,7 @@ impl Link {
         loop {
             let taken = {
                 let mut relay = self.shared.relays[self.number].borrow_mut();
-                let taken = relay.take_requests(&mut self.from_kernel, false, since_boot());
+                let taken = relay.take_requests(&mut self.from_kernel.bytes, false, since_boot());
                 self.to_kernel.push_payload(relay.fail_all());
                 taken
             };
@@ -237,7 +230,7 @@ impl Shared {
         &self,
         number: usize,
         kernel: &UnixStream,
-        input: &mut BytesMut,
+        input: &mut Arrived,
         gateway: &TcpStream,
         unsent: &mut Queue,
     ) -> Broken {
@@ -246,7 +239,11 @@ impl Shared {
             tokio::pin!(answered);
             answered.as_mut().enable();
             let hold = self.holds_changes();
-            let taken = self.relays[number].borrow_mut().take_requests(input, hold, since_boot());
+            let taken = self.relays[number].borrow_mut().take_requests(&mut input.bytes, hold, input.first);
+            if !hold {
+                // What is left is a part of one request.
+                input.first = input.last;
+            }
             let taken = match taken {
                 Ok(taken) => taken,
                 Err(error) => return kernel_broke(&error),
@@ -307,13 +304,13 @@ impl Shared {
         oldest.is_some_and(|taken_at| since_boot().saturating_sub(taken_at) >= self.timeout / 2)
     }
 
-    async fn open(&self, number: usize, at_least_bytes: u64) -> Result<Upstream, Broken> {
+    async fn open(&self, number: usize) -> Result<Upstream, Broken> {
         let name = ConnectionName { number: number as u32, ..self.name };
         let mut pause = RETRY_MIN;
         let mut logged_at = since_boot();
         loop {
             let error = match Upstream::open_again(&self.gateway, &self.volume, name, self.origin).await {
-                Ok(upstream) if upstream.export.size_bytes >= at_least_bytes => return Ok(upstream),
+                Ok(upstream) if upstream.export.size_bytes >= self.export.size_bytes => return Ok(upstream),
                 Ok(_) => {
                     tracing::error!(volume = self.volume, "it is smaller than it was: it is another volume");
                     return Err(Broken::Fenced);
@@ -339,7 +336,7 @@ impl Shared {
 
     /// Reads from the kernel. What a kernel that has closed its end left unread is not wanted, but for its good-bye: it asks
     /// again elsewhere.
-    async fn read(&self, kernel: &UnixStream, input: &mut BytesMut, missing: usize) -> io::Result<()> {
+    async fn read(&self, kernel: &UnixStream, input: &mut Arrived, missing: usize) -> io::Result<()> {
         loop {
             if self.leaving.is_cancelled() {
                 std::future::pending::<()>().await;
@@ -349,10 +346,16 @@ impl Shared {
                 () = self.leaving.cancelled() => continue,
             };
             let is_closed = ready.is_read_closed();
-            let is_between_requests = input.is_empty();
-            input.reserve(missing.max(READ_BYTES));
-            match kernel.try_read_buf(input) {
-                Ok(1..) if is_closed && !(is_between_requests && is_good_bye(input)) => {
+            let Arrived { bytes, first, last } = &mut *input;
+            let is_between_requests = bytes.is_empty();
+            bytes.reserve(missing.max(READ_BYTES));
+            let read = kernel.try_read_buf(bytes);
+            *last = since_boot();
+            if is_between_requests {
+                *first = *last;
+            }
+            match read {
+                Ok(1..) if is_closed && !(is_between_requests && is_good_bye(bytes)) => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -105,18 +105,13 @@ async fn shake_hands(
     }
 }
 
-/// The kernel, as far as it gives sockets, of which the test gets the other ends, and is told sizes.
-struct Played {
+/// The kernel, as far as it gives sockets: the test gets the other ends.
+struct Renewals {
     kernels: UnboundedSender<UnixStream>,
-    is_detached: Cell<bool>,
-    sizes: RefCell<Vec<u64>>,
+    is_detached: std::cell::Cell<bool>,
 }
 
-impl Kernel for Played {
-    async fn grow(&self, size_bytes: u64) {
-        self.sizes.borrow_mut().push(size_bytes);
-    }
-
+impl Sockets for Renewals {
     async fn renew(&self) -> Option<UnixStream> {
         let (kernel, ours) = UnixStream::pair().unwrap();
         self.kernels.send(kernel).unwrap();
@@ -127,7 +122,7 @@ impl Kernel for Played {
 struct Bench {
     gateway: Gateway,
     shared: Rc<Shared>,
-    kernel: Rc<Played>,
+    sockets: Rc<Renewals>,
     kernels: Mutex<UnboundedReceiver<UnixStream>>,
 }
 
@@ -139,11 +134,18 @@ impl Bench {
     async fn with_origin(connections: usize, timeout: Duration, origin: Option<Origin>) -> Self {
         let gateway = Gateway(TcpListener::bind("127.0.0.1:0").await.unwrap());
         let (sender, kernels) = unbounded_channel();
+        let export = OpenedExport {
+            size_bytes: 64 << 20,
+            flags: 0x16d,
+            block_bytes_min: 1,
+            payload_bytes_max: 32 << 20,
+            attachment: Some(FIRST),
+        };
         let shared = Rc::new(Shared {
             gateway: gateway.0.local_addr().unwrap().to_string(),
             volume: "vol1".into(),
             name: ConnectionName { client: [7; 16], process: 1, number: 0 },
-            sizes: (0..connections).map(|_| Cell::new(64 << 20)).collect(),
+            export,
             origin,
             timeout,
             relays: (0..connections).map(|_| RefCell::new(Relay::default())).collect(),
@@ -151,16 +153,15 @@ impl Bench {
             fenced: CancellationToken::new(),
             leaving: CancellationToken::new(),
         });
-        let kernel =
-            Rc::new(Played { kernels: sender, is_detached: Cell::new(false), sizes: RefCell::default() });
-        Self { gateway, shared, kernel, kernels: Mutex::new(kernels) }
+        let sockets = Rc::new(Renewals { kernels: sender, is_detached: std::cell::Cell::new(false) });
+        Self { gateway, shared, sockets, kernels: Mutex::new(kernels) }
     }
 
     /// Starts a connection; gives the kernel's end.
     fn link(&self, number: usize) -> (UnixStream, tokio::task::JoinHandle<()>) {
         let (kernel, ours) = UnixStream::pair().unwrap();
         let link = Link::new(self.shared.clone(), number, ours);
-        (kernel, tokio::task::spawn_local(link.run(None, self.kernel.clone())))
+        (kernel, tokio::task::spawn_local(link.run(None, self.sockets.clone())))
     }
 
     async fn renewed(&self) -> UnixStream {
@@ -240,7 +241,7 @@ fn a_kernel_that_lost_patience_gets_a_new_socket_and_no_old_answer() {
         gateway.write_all(&[reply(0, 1, b"old"), reply(0, 7, b"new")].concat()).await.unwrap();
         expect(&mut kernel, &reply(0, 7, b"new")).await;
         // A device that is detached takes no socket any more.
-        bench.kernel.is_detached.set(true);
+        bench.sockets.is_detached.set(true);
         drop(kernel);
         link.await.unwrap();
     });
@@ -265,6 +266,31 @@ fn no_connection_passes_a_write_on_while_one_is_unanswered_for_too_long() {
         gateway_of_second.write_all(&reply(0, 6, b"x")).await.unwrap();
         expect(&mut second, &reply(0, 6, b"x")).await;
         assert!(bench.shared.relays[1].borrow().is_empty(), "the write has not been passed on");
+        gateway_of_first.write_all(&reply(0, 1, b"")).await.unwrap();
+        expect(&mut gateway_of_second, &again).await;
+    });
+}
+
+/// The kernel's patience began when it sent the request, not when that was passed on.
+#[test]
+fn what_a_kernel_asks_again_waits_for_its_first_asking_however_young_that_is() {
+    play(async {
+        let bench = Bench::new(2, Duration::from_secs(30)).await;
+        let (mut first, _one) = bench.link(0);
+        let mut gateway_of_first = bench.gateway.accept().await;
+        let (mut second, _two) = bench.link(1);
+        let mut gateway_of_second = bench.gateway.accept().await;
+        let write = request(1, 1, 3, b"old");
+        first.write_all(&write).await.unwrap();
+        expect(&mut gateway_of_first, &write).await;
+        drop(first);
+        let _first = bench.renewed().await;
+        let (again, read) = (request(1, 5, 3, b"old"), request(0, 6, 1, b""));
+        second.write_all(&[&read[..], &again].concat()).await.unwrap();
+        expect(&mut gateway_of_second, &read).await;
+        gateway_of_second.write_all(&reply(0, 6, b"x")).await.unwrap();
+        expect(&mut second, &reply(0, 6, b"x")).await;
+        assert!(bench.shared.relays[1].borrow().is_empty(), "the write has been passed on");
         gateway_of_first.write_all(&reply(0, 1, b"")).await.unwrap();
         expect(&mut gateway_of_second, &again).await;
     });
@@ -385,33 +411,6 @@ fn a_volume_that_has_shrunk_is_another_one() {
         kernel.write_all(&request(3, 1, 0, b"")).await.unwrap();
         bench.gateway.accept_with(32 << 20, Some(FIRST)).await;
         expect(&mut kernel, &reply(108, 1, b"")).await;
-    });
-}
-
-#[test]
-fn a_device_grows_when_every_connection_serves_what_is_new_and_never_shrinks() {
-    play(async {
-        let bench = Bench::new(2, Duration::from_secs(30)).await;
-        let (mut first, _one) = bench.link(0);
-        let gateway_of_first = bench.gateway.accept().await;
-        let (mut second, _two) = bench.link(1);
-        let gateway_of_second = bench.gateway.accept().await;
-        drop(gateway_of_first);
-        let mut gateway_of_first = bench.gateway.accept_with(96 << 20, Some(FIRST)).await;
-        // Whoever has been passed on a request has told the size before.
-        let flush = request(3, 1, 0, b"");
-        first.write_all(&flush).await.unwrap();
-        expect(&mut gateway_of_first, &flush).await;
-        assert!(bench.kernel.sizes.borrow().iter().all(|size| *size == 64 << 20), "one still serves less");
-        drop(gateway_of_second);
-        let mut gateway_of_second = bench.gateway.accept_with(128 << 20, Some(FIRST)).await;
-        second.write_all(&flush).await.unwrap();
-        expect(&mut gateway_of_second, &flush).await;
-        assert_eq!(bench.kernel.sizes.borrow().last(), Some(&(96 << 20)));
-        drop(gateway_of_second);
-        expect_silence(bench.gateway.accept_with(96 << 20, Some(FIRST)).await).await;
-        expect(&mut second, &reply(108, 1, b"")).await;
-        expect(&mut first, &reply(108, 1, b"")).await;
     });
 }
 

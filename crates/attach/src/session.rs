@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::device::{Attached, Backend, Device, Places};
-use crate::link::{Kernel, Link, Shared, grow};
+use crate::link::{Link, Shared, Sockets};
 use crate::lock::{self, Lock};
 use crate::netlink::Control;
 use crate::netlink::message::Connect;
@@ -11,7 +11,7 @@ use crate::upstream::Upstream;
 use quoin_disk::clock;
 use quoin_nbd::ConnectionName;
 use quoin_nbd::client::{OpenedExport, Relay};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -70,7 +70,7 @@ pub struct Session {
     device: Device,
     is_new: bool,
     shared: Rc<Shared>,
-    kernel: Rc<Netlink>,
+    sockets: Rc<Renewal>,
     links: Vec<(Link, Upstream)>,
     _lock: Lock,
 }
@@ -117,7 +117,7 @@ impl Session {
             gateway: options.gateway.clone(),
             volume: options.volume.clone(),
             name,
-            sizes: upstreams.iter().map(|upstream| Cell::new(upstream.export.size_bytes)).collect(),
+            export,
             origin,
             timeout,
             relays: upstreams.iter().map(|_| RefCell::new(Relay::default())).collect(),
@@ -129,14 +129,8 @@ impl Session {
         let links = numbered
             .map(|(number, (kernel, upstream))| (Link::new(shared.clone(), number, kernel), upstream))
             .collect();
-        let told_bytes = former.as_ref().map_or(export.size_bytes, |former| former.size_bytes);
-        let kernel = Rc::new(Netlink {
-            control: Arc::new(Mutex::new(control)),
-            device,
-            backend,
-            told_bytes: Arc::new(Mutex::new(told_bytes)),
-        });
-        Ok(Self { device, is_new: former.is_none(), shared, kernel, links, _lock: lock })
+        let sockets = Rc::new(Renewal { control: Arc::new(Mutex::new(control)), device, backend });
+        Ok(Self { device, is_new: former.is_none(), shared, sockets, links, _lock: lock })
     }
 
     /// Which device it is.
@@ -149,9 +143,9 @@ impl Session {
         self.is_new
     }
 
-    /// Its volume's size, which it gets if it is smaller.
+    /// Its size.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.sizes.iter().map(Cell::get).min().unwrap_or_default()
+        self.shared.export.size_bytes
     }
 
     /// How many connections it has.
@@ -162,17 +156,15 @@ impl Session {
     /// Serves requests until the device is detached, by whomever. When told to stop, it detaches a device that nobody uses,
     /// and leaves one that is in use to the next session.
     pub async fn run(self, stop: CancellationToken) -> Ended {
-        let Self { device, shared, kernel, links, _lock, .. } = self;
+        let Self { device, shared, sockets, links, _lock, .. } = self;
         protect();
         let local = LocalSet::new();
         local
             .run_until(async move {
                 let mut tasks = JoinSet::new();
                 for (link, upstream) in links {
-                    tasks.spawn_local(link.run(Some(upstream), kernel.clone()));
+                    tasks.spawn_local(link.run(Some(upstream), sockets.clone()));
                 }
-                // It may have grown while no process attended to it.
-                grow(&shared, &kernel);
                 let all_ended = async { while tasks.join_next().await.is_some() {} };
                 tokio::pin!(all_ended);
                 tokio::select! {
@@ -180,7 +172,7 @@ impl Session {
                     () = stop.cancelled() => {}
                 }
                 let detaching = async {
-                    if let Err(error) = give_up(device, kernel.control.clone()).await {
+                    if let Err(error) = give_up(device, sockets.control.clone()).await {
                         tracing::warn!(%error, "left to the next session");
                         drain(&shared).await;
                         return Ended::LeftInUse;
@@ -341,37 +333,14 @@ pub async fn detach(attached: Attached, force: bool) -> Result<(), Error> {
     waited.map_err(|_| Error::Stuck(device, DETACH_MAX.as_secs()))
 }
 
-/// The kernel, as far as it has to do with a device.
-struct Netlink {
+/// Gives the kernel a socket in place of one that it has closed.
+struct Renewal {
     control: Arc<Mutex<Control>>,
     device: Device,
     backend: String,
-    /// The size that the kernel knows.
-    told_bytes: Arc<Mutex<u64>>,
 }
 
-impl Kernel for Netlink {
-    async fn grow(&self, size_bytes: u64) {
-        let (told_bytes, device, backend) = (self.told_bytes.clone(), self.device, self.backend.clone());
-        let told = spawn_blocking(move || {
-            // Held meanwhile: of two that tell, the one with the smaller size must not come last.
-            let mut told_bytes = told_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-            if size_bytes <= *told_bytes {
-                return Ok(false);
-            }
-            // Not the socket by which connections are renewed: the kernel may wait for these before it answers.
-            Control::open()?.resize(device, &backend, size_bytes)?;
-            *told_bytes = size_bytes;
-            Ok::<_, Error>(true)
-        });
-        match told.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
-            Ok(true) => tracing::info!(%device, size_bytes, "the volume has grown, and the disk with it"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%device, %error, "the volume has grown, and the disk has not"),
-        }
-    }
-
-    /// In place of one that it has closed.
+impl Sockets for Renewal {
     async fn renew(&self) -> Option<UnixStream> {
         loop {
             // The kernel may not have marked its socket as dead yet, and then closes this one at once; so the pause.

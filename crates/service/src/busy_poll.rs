@@ -42,7 +42,7 @@ impl Pace {
 
     fn under_way(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX).min(1 << 16);
-        self.depth = (self.depth * (DEPTH_SCALE - 1)).div_ceil(DEPTH_SCALE) + count;
+        self.depth = self.depth * (DEPTH_SCALE - 1) / DEPTH_SCALE + count;
     }
 
     fn polling_pays(&self) -> bool {
@@ -182,7 +182,7 @@ mod tests {
         assert!(!pace([10; 10], usize::MAX).polling_pays());
         let mut calm = pace([10; 100], 32);
         for _ in 0..40 {
-            calm.under_way(1);
+            calm.under_way(DEPTH_MAX as usize);
         }
         assert!(calm.polling_pays(), "it begins again when that is over");
     }

@@ -52,6 +52,33 @@ fn credits(heard: &Heard) -> Vec<(SessionId, u64)> {
     heard.told.iter().map(|(session, positions)| (*session, positions.credit)).collect()
 }
 
+/// Else each batch of requests would be followed by a tick, which looks at all sessions and replicas.
+#[test]
+fn a_node_rests_when_a_whole_interval_has_passed_without_a_request() {
+    let mut node = node(EXTENTS);
+    let session = gateway(&mut node, 1);
+    for _ in 0..2 {
+        node.tick(LATER).unwrap();
+    }
+    assert!(node.is_at_rest());
+    let unknown = Open {
+        replica: ReplicaId(9),
+        segment: SegmentId { volume: VolumeId(9), index: 0 },
+        epoch: Epoch(1),
+        generation: Generation(1),
+        instance: InstanceId([1; 16]),
+        void: None,
+    };
+    for _ in 0..3 {
+        node.on_message(session, Message::Open(unknown.clone()), LATER).unwrap();
+        assert!(!node.is_at_rest());
+        node.tick(LATER).unwrap();
+        assert!(!node.is_at_rest(), "there were requests before that tick");
+    }
+    node.tick(LATER).unwrap();
+    assert!(node.is_at_rest());
+}
+
 #[test]
 fn a_gateway_that_uses_nothing_leaves_some_for_others() {
     let mut node = node(EXTENTS);

@@ -94,13 +94,6 @@ impl Message {
         Self::new(command::RECONFIGURE, attributes)
     }
 
-    /// `NBD_CMD_RECONFIGURE`: another size.
-    pub fn resize(index: u32, backend: &str, size_bytes: u64) -> Self {
-        let backend = text(attribute::BACKEND_IDENTIFIER, backend);
-        let size = number_64(attribute::SIZE_BYTES, size_bytes);
-        Self::new(command::RECONFIGURE, vec![number_32(attribute::INDEX, index), backend, size])
-    }
-
     /// `NBD_CMD_DISCONNECT`.
     pub fn disconnect(index: u32) -> Self {
         Self::new(command::DISCONNECT, vec![number_32(attribute::INDEX, index)])
@@ -251,11 +244,6 @@ mod tests {
             6, 0, 10, 0, b'q', 0, 0, 0,
             16, 0, 7, 0x80, 12, 0, 1, 0x80, 8, 0, 1, 0, 5, 0, 0, 0,
         ]);
-        assert_eq!(bytes(&Message::resize(2, "q", 64 << 20)), [
-            8, 0, 1, 0, 2, 0, 0, 0,
-            6, 0, 10, 0, b'q', 0, 0, 0,
-            12, 0, 2, 0, 0, 0, 0, 4, 0, 0, 0, 0,
-        ]);
         let mut whole = GenlMessage::from_payload(Message::disconnect(7));
         whole.set_resolved_family_id(0x1c);
         let mut whole = NetlinkMessage::from(whole);
@@ -265,8 +253,8 @@ mod tests {
         // The netlink header, then NBD_CMD_DISCONNECT of version 1.
         assert_eq!(bytes[..8], [28, 0, 0, 0, 0x1c, 0, 0, 0]);
         assert_eq!(bytes[16..], [2, 1, 0, 0, 8, 0, 1, 0, 7, 0, 0, 0]);
-        let messages = [Message::reconfigure(0, "", &[]), Message::resize(0, "", 0), Message::status(0)];
-        assert_eq!(messages.map(|message| message.command()), [3, 3, 5]);
+        let commands = [Message::reconfigure(0, "", &[]), Message::status(0)].map(|message| message.command());
+        assert_eq!(commands, [3, 5]);
     }
 
     #[rustfmt::skip]

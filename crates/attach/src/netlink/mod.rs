@@ -94,17 +94,6 @@ impl Control {
         self.ask_nbd(message).map(drop).map_err(refused("reconnect the device"))
     }
 
-    /// Tells the size of a device, which has grown. Newer kernels answer when no request is under way: those that serve requests
-    /// must not wait for it.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says; `EINVAL` if the device is not attached, or as another one.
-    pub fn resize(&mut self, device: Device, backend: &str, size_bytes: u64) -> Result<(), Error> {
-        let message = Message::resize(device.0, backend, size_bytes);
-        self.ask_nbd(message).map(drop).map_err(refused("resize the device"))
-    }
-
     /// Ends a device, whoever uses it.
     ///
     /// # Errors

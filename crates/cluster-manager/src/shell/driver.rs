@@ -171,6 +171,8 @@ impl Driver {
 struct Ticks {
     tick: Duration,
     last: Moment,
+    /// Whether somebody looked more than a tick too late, the last time.
+    was_late: bool,
 }
 
 /// The ticks that have passed.
@@ -184,7 +186,7 @@ struct Passed {
 
 impl Ticks {
     fn new(tick: Duration, now: Moment) -> Self {
-        Self { tick, last: now }
+        Self { tick, last: now, was_late: false }
     }
 
     /// When the tick after so many quiet ones is over.
@@ -197,9 +199,11 @@ impl Ticks {
     fn passed(&mut self, quiet: usize, now: Moment) -> Passed {
         if now >= self.after(quiet) {
             // Ticks that were missed (a slow disk, a suspended machine) are not made up for: they would only hasten an
-            // election that nobody needs.
+            // election that nobody needs. What a leader has said meanwhile may still be in a socket: it is read first. One
+            // who is always late has his ticks all the same.
+            self.was_late = !self.was_late && now >= self.after(quiet) + self.tick;
             self.last = now;
-            return Passed { quiet, last: true };
+            return Passed { quiet, last: !self.was_late };
         }
         let ticks = now.since(self.last).as_nanos() / self.tick.as_nanos().max(1);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
@@ -232,7 +236,11 @@ mod tests {
     #[test]
     fn missed_ticks_are_not_made_up_for() {
         let mut ticks = Ticks::new(TICK, after(0));
-        assert_eq!(ticks.passed(3, after(10_000)), Passed { quiet: 3, last: true });
+        assert_eq!(ticks.passed(3, after(10_000)), Passed { quiet: 3, last: false });
         assert_eq!(ticks.after(0), after(10_050));
+        assert_eq!(ticks.passed(0, after(10_060)), Passed { quiet: 0, last: true });
+        // Late each time: every other one counts.
+        let late = [20_000, 30_000, 40_000].map(|millis| ticks.passed(0, after(millis)).last);
+        assert_eq!(late, [false, true, false]);
     }
 }

@@ -296,6 +296,11 @@ impl Core {
         }
     }
 
+    /// When the next heartbeat is due.
+    pub fn heartbeat_at(&self) -> Moment {
+        self.heartbeat_at
+    }
+
     /// Leases that nobody uses are renewed half as often. They last for eight heartbeats (rule R2), so a read that comes all
     /// the same waits for none.
     fn heartbeat_every(&self) -> Duration {

@@ -58,7 +58,7 @@ pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, Ex
     if let Some(id) = shell.exports.get(name) {
         return Ok(id);
     }
-    let _one_at_a_time = shell.exports.attaching.lock().await;
+    let one_at_a_time = shell.exports.attaching.lock().await;
     if let Some(id) = shell.exports.get(name) {
         return Ok(id);
     }
@@ -76,6 +76,7 @@ pub(super) async fn attach(shell: &Rc<Shell>, name: &str) -> Result<VolumeId, Ex
     let reply = match asked {
         Ok(reply) => reply,
         Err(status) => {
+            drop(one_at_a_time);
             let refusal = export_error(&status);
             let elsewhere = match refusal.kind {
                 ExportErrorKind::Policy => elsewhere(shell, name).await,

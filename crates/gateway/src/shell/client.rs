@@ -40,6 +40,8 @@ const READ_ONLY_SUFFIX: &str = "+ro";
 /// The answering half of a client.
 pub(super) struct ClientLink {
     pub(super) volume: VolumeId,
+    /// By which name it was opened.
+    export: String,
     pub(super) closed: CancellationToken,
     /// Whether it was told that the attachment goes on from an earlier one, and may rely on that.
     pub(super) goes_on: bool,
@@ -111,7 +113,7 @@ impl ClientLink {
     /// Whether a new client takes the place of one that there is.
     fn replaces(&self, former: &Self) -> bool {
         let named = self.name.zip(former.name);
-        self.volume == former.volume && named.is_some_and(|(new, former)| new.replaces(&former))
+        self.export == former.export && named.is_some_and(|(new, former)| new.replaces(&former))
     }
 
     /// Sends what is queued, as far as the socket takes it.
@@ -146,6 +148,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
     let (under_way, answered) = (Rc::new(Cell::new(0)), Rc::new(Notify::new()));
     let link = ClientLink {
         volume,
+        export: export.name.clone(),
         closed: closed.clone(),
         goes_on,
         name: negotiated.connection,
@@ -159,6 +162,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         clients.values().filter(|former| link.replaces(former)).for_each(|former| former.closed.cancel());
         clients.insert(id, link);
     }
+    shell.awake.notify_one();
     let mut session = Session {
         shell,
         id,
@@ -179,6 +183,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         () = closed.cancelled() => Err(ClientError::Fenced),
     };
     shell.clients.borrow_mut().remove(&id);
+    shell.awake.notify_one();
     result
 }
 

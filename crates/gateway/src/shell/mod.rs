@@ -102,7 +102,7 @@ struct Shell {
     busy_poll: BusyPoll,
     /// Rung when ticks are needed soon.
     busy: Notify,
-    /// Rung with it, and after each tick, for whoever tells the managers.
+    /// Rung after each tick, and by what happens while nothing is under way: for whoever tells the managers.
     awake: Notify,
     shutdown: CancellationToken,
     stopping: CancellationToken,
@@ -202,17 +202,18 @@ fn new_instance() -> Result<InstanceId, RunError> {
 async fn tick(shell: Rc<Shell>) {
     let mut alarm = Alarm::new();
     loop {
-        let (busy, every) = {
+        let (busy, every, heartbeat) = {
             let core = shell.core.borrow();
-            (core.is_busy(), core.tick_every())
+            (core.is_busy(), core.tick_every(), core.heartbeat_at())
         };
         let next = every.map(|every| clock::now() + every);
+        let next = next.map(|next| if busy { next } else { next.min(heartbeat) });
         tokio::select! {
             () = alarm.until(next.unwrap_or_default()), if next.is_some() => {}
             () = shell.busy.notified(), if !busy => {}
             () = shell.stopping.cancelled() => return,
         }
-        shell.event(Core::tick);
+        shell.carry(Core::tick);
         shell.awake.notify_one();
     }
 }
@@ -228,23 +229,31 @@ impl Shell {
         self.next.get()
     }
 
-    /// Gives an event (or a batch of them) to the core and does what it says.
+    /// Gives an event (or a batch of them) to the core and does what it says. More may follow soon.
     fn event<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Moment) -> T) -> T {
-        let now = clock::now();
-        self.busy_poll.work_came(now);
+        self.busy_poll.work_came(clock::now());
+        let result = self.carry(event);
+        self.busy_poll.under_way(self.tickets.borrow().len());
+        self.busy_poll.work_done();
+        result
+    }
+
+    /// Gives an event, or time, to the core and does what it says.
+    fn carry<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Moment) -> T) -> T {
         let (result, outputs) = {
             let mut core = self.core.borrow_mut();
             let was_busy = core.is_busy();
-            let result = event(&mut core, now);
+            let result = event(&mut core, clock::now());
             if !was_busy && core.is_busy() {
                 self.busy.notify_one();
+            }
+            if !was_busy {
+                // It may be news, and no tick comes soon.
                 self.awake.notify_one();
             }
             (result, core.outputs())
         };
-        self.busy_poll.under_way(self.tickets.borrow().len());
         self.carry_out(outputs);
-        self.busy_poll.work_done();
         result
     }
 

@@ -204,10 +204,10 @@ impl Relay {
         self.unanswered.is_empty()
     }
 
-    /// When the oldest unanswered request that changes data was taken.
+    /// When the oldest unanswered request that changes data came; zero if one is disowned, for the kernel has asked again.
     pub fn oldest_change(&self) -> Option<Duration> {
         let changes = self.unanswered.values().filter(|unanswered| unanswered.changes_data);
-        changes.map(|unanswered| unanswered.taken_at).min()
+        changes.map(|change| if change.is_disowned { Duration::ZERO } else { change.taken_at }).min()
     }
 }
 

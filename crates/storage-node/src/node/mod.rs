@@ -141,6 +141,8 @@ pub struct Node {
     sessions: HashMap<SessionId, Session>,
     /// What was asked for until the last tick.
     requests_seen: u64,
+    /// Whether nothing was, from the tick before that to that.
+    is_quiet: bool,
     /// Whether the last tick left layers to fold.
     is_folding: bool,
     next_session: u64,
@@ -184,6 +186,7 @@ impl Node {
             replicas: HashMap::default(),
             sessions: HashMap::default(),
             requests_seen: 0,
+            is_quiet: false,
             is_folding: false,
             // W3: session ids of different processes never meet.
             next_session: opened.start_count << 32,
@@ -278,10 +281,11 @@ impl Node {
         !self.pulls.is_empty() || self.damages.is_due()
     }
 
-    /// Whether nobody has read or written since the last tick, that one found nothing to do, and nobody waits for what
+    /// Whether nobody has read or written since the tick before the last one, that found nothing to do, and nobody waits for what
     /// another may find: space that was made.
     pub fn is_at_rest(&self) -> bool {
-        self.requests() == self.requests_seen
+        self.is_quiet
+            && self.requests() == self.requests_seen
             && !self.is_folding
             && self.engine.space().freeing_bytes == 0
             && !self.sessions.values().any(Session::waits_for_space)
@@ -405,7 +409,8 @@ impl Node {
     /// # Errors
     /// The disk failed.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fatal> {
-        self.requests_seen = self.requests();
+        let requests = self.requests();
+        self.is_quiet = requests == std::mem::replace(&mut self.requests_seen, requests);
         self.tick_pulls(now)?;
         self.tick_damage(now)?;
         self.tick_scrub(now);

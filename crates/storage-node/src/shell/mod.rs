@@ -179,7 +179,7 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
             },
             () = shell.stopping.cancelled() => return,
         }
-        shell.event(Node::tick);
+        shell.carry(Node::tick);
         if let Some(node) = shell.node.borrow().as_ref() {
             metrics.update(node);
         }
@@ -200,13 +200,19 @@ impl Shell {
         self.node.borrow().as_ref().map_or((TICK_AT_REST, None), |node| (tick_every(node), node.due()))
     }
 
-    /// Gives an event (or a batch of them) to the node and does what it says.
+    /// Gives an event (or a batch of them) to the node and does what it says. More may follow soon.
     fn event(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
+        self.busy_poll.work_came(clock::now());
+        self.carry(event);
+        self.busy_poll.work_done();
+    }
+
+    /// Gives an event, or time, to the node and does what it says.
+    fn carry(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
         let outputs = {
             let mut node = self.node.borrow_mut();
             let Some(node) = node.as_mut() else { return };
             let now = clock::now();
-            self.busy_poll.work_came(now);
             let (was_every, was_due) = (tick_every(node), node.due());
             if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
                 tracing::error!(error = %fatal, "the disk failed; this process ends");
@@ -221,7 +227,6 @@ impl Shell {
             node.outputs()
         };
         self.carry_out(outputs);
-        self.busy_poll.work_done();
     }
 
     fn carry_out(&self, outputs: Vec<Output>) {
