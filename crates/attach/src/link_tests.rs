@@ -164,6 +164,12 @@ impl Bench {
         (kernel, tokio::task::spawn_local(link.run(None, self.sockets.clone())))
     }
 
+    /// Starts a connection; gives the kernel's end, and the gateway's.
+    async fn connected(&self, number: usize) -> (UnixStream, TcpStream, tokio::task::JoinHandle<()>) {
+        let (kernel, link) = self.link(number);
+        (kernel, self.gateway.accept().await, link)
+    }
+
     async fn renewed(&self) -> UnixStream {
         self.kernels.lock().await.recv().await.unwrap()
     }
@@ -179,8 +185,7 @@ fn play(scene: impl Future<Output = ()>) {
 fn what_a_lost_gateway_left_unanswered_is_asked_again_and_each_answer_comes_once() {
     play(async {
         let bench = Bench::new(1, Duration::from_secs(30)).await;
-        let (mut kernel, link) = bench.link(0);
-        let mut gateway = bench.gateway.accept().await;
+        let (mut kernel, mut gateway, link) = bench.connected(0).await;
         let (write, read) = (request(1, 1, 4, b"data"), request(0, 2, 3, b""));
         kernel.write_all(&[&write[..], &read].concat()).await.unwrap();
         expect(&mut gateway, &[&write[..], &read].concat()).await;
@@ -205,8 +210,7 @@ fn what_a_lost_gateway_left_unanswered_is_asked_again_and_each_answer_comes_once
 fn a_write_that_is_cut_in_half_by_the_loss_arrives_whole() {
     play(async {
         let bench = Bench::new(1, Duration::from_secs(30)).await;
-        let (kernel, _link) = bench.link(0);
-        let mut gateway = bench.gateway.accept().await;
+        let (kernel, mut gateway, _link) = bench.connected(0).await;
         // More than all buffers between the two hold.
         let data: Vec<u8> = (0..32_u32 << 20).map(|n| (n % 251) as u8).collect();
         let write = request(1, 1, data.len() as u32, &data);
@@ -228,8 +232,7 @@ fn a_write_that_is_cut_in_half_by_the_loss_arrives_whole() {
 fn a_kernel_that_lost_patience_gets_a_new_socket_and_no_old_answer() {
     play(async {
         let bench = Bench::new(1, Duration::from_secs(30)).await;
-        let (mut kernel, link) = bench.link(0);
-        let mut gateway = bench.gateway.accept().await;
+        let (mut kernel, mut gateway, link) = bench.connected(0).await;
         let read = request(0, 1, 3, b"");
         kernel.write_all(&read).await.unwrap();
         expect(&mut gateway, &read).await;
@@ -252,10 +255,8 @@ fn no_connection_passes_a_write_on_while_one_is_unanswered_for_too_long() {
     play(async {
         // From the first moment on: half of nothing.
         let bench = Bench::new(2, Duration::ZERO).await;
-        let (mut first, _one) = bench.link(0);
-        let mut gateway_of_first = bench.gateway.accept().await;
-        let (mut second, _two) = bench.link(1);
-        let mut gateway_of_second = bench.gateway.accept().await;
+        let (mut first, mut gateway_of_first, _one) = bench.connected(0).await;
+        let (mut second, mut gateway_of_second, _two) = bench.connected(1).await;
         let old = request(1, 1, 3, b"old");
         first.write_all(&old).await.unwrap();
         expect(&mut gateway_of_first, &old).await;
@@ -276,10 +277,8 @@ fn no_connection_passes_a_write_on_while_one_is_unanswered_for_too_long() {
 fn what_a_kernel_asks_again_waits_for_its_first_asking_however_young_that_is() {
     play(async {
         let bench = Bench::new(2, Duration::from_secs(30)).await;
-        let (mut first, _one) = bench.link(0);
-        let mut gateway_of_first = bench.gateway.accept().await;
-        let (mut second, _two) = bench.link(1);
-        let mut gateway_of_second = bench.gateway.accept().await;
+        let (mut first, mut gateway_of_first, _one) = bench.connected(0).await;
+        let (mut second, mut gateway_of_second, _two) = bench.connected(1).await;
         let write = request(1, 1, 3, b"old");
         first.write_all(&write).await.unwrap();
         expect(&mut gateway_of_first, &write).await;
@@ -301,10 +300,8 @@ fn what_a_kernel_asks_again_waits_for_its_first_asking_however_young_that_is() {
 fn what_a_gateway_that_shuts_down_refuses_is_asked_of_its_successor() {
     play(async {
         let bench = Bench::new(2, Duration::from_secs(30)).await;
-        let (mut first, _one) = bench.link(0);
-        let mut gateway_of_first = bench.gateway.accept().await;
-        let (mut second, _two) = bench.link(1);
-        let mut gateway_of_second = bench.gateway.accept().await;
+        let (mut first, mut gateway_of_first, _one) = bench.connected(0).await;
+        let (mut second, mut gateway_of_second, _two) = bench.connected(1).await;
         let (write, flush, read) = (request(1, 1, 1, b"x"), request(3, 2, 0, b""), request(0, 3, 2, b""));
         first.write_all(&[&write[..], &flush].concat()).await.unwrap();
         second.write_all(&read).await.unwrap();
@@ -324,8 +321,7 @@ fn what_a_gateway_that_shuts_down_refuses_is_asked_of_its_successor() {
 fn a_gateway_that_shuts_down_and_has_lost_the_volume_when_it_is_back_is_the_end() {
     play(async {
         let bench = Bench::new(1, Duration::from_secs(30)).await;
-        let (mut kernel, _link) = bench.link(0);
-        let mut gateway = bench.gateway.accept().await;
+        let (mut kernel, mut gateway, _link) = bench.connected(0).await;
         let write = request(1, 1, 1, b"x");
         kernel.write_all(&write).await.unwrap();
         expect(&mut gateway, &write).await;
@@ -360,10 +356,8 @@ fn a_volume_that_another_gateway_has_is_the_end_and_one_that_is_refused_otherwis
 fn without_an_origin_a_gateway_that_shuts_down_is_taken_at_its_word() {
     play(async {
         let bench = Bench::with_origin(2, Duration::from_secs(30), None).await;
-        let (mut first, one) = bench.link(0);
-        let mut gateway_of_first = bench.gateway.accept().await;
-        let (mut second, two) = bench.link(1);
-        let mut gateway_of_second = bench.gateway.accept().await;
+        let (mut first, mut gateway_of_first, one) = bench.connected(0).await;
+        let (mut second, mut gateway_of_second, two) = bench.connected(1).await;
         first.write_all(&request(1, 1, 1, b"x")).await.unwrap();
         second.write_all(&request(3, 2, 0, b"")).await.unwrap();
         expect(&mut gateway_of_first, &request(1, 1, 1, b"x")).await;
@@ -461,10 +455,8 @@ fn a_device_that_has_gone_on_with_a_lossy_attachment_ends_when_that_is_known() {
 fn nothing_is_sent_again_to_a_gateway_that_another_one_came_between() {
     play(async {
         let bench = Bench::new(2, Duration::from_secs(30)).await;
-        let (mut first, one) = bench.link(0);
-        let mut gateway_of_first = bench.gateway.accept().await;
-        let (mut second, two) = bench.link(1);
-        let mut gateway_of_second = bench.gateway.accept().await;
+        let (mut first, mut gateway_of_first, one) = bench.connected(0).await;
+        let (mut second, mut gateway_of_second, two) = bench.connected(1).await;
         let (write, flush) = (request(1, 1, 1, b"x"), request(3, 2, 0, b""));
         first.write_all(&write).await.unwrap();
         second.write_all(&flush).await.unwrap();

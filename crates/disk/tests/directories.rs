@@ -81,7 +81,6 @@ fn direct_writes_are_seen_by_reads() {
     });
 }
 
-/// A filesystem in memory: whether it takes direct writes depends on the kernel, and nobody may notice.
 #[test]
 fn a_read_without_readahead_brings_only_its_own_pages() {
     // Not in memory, as the usual place may be.
@@ -101,6 +100,7 @@ fn a_read_without_readahead_brings_only_its_own_pages() {
     }
 }
 
+/// A filesystem in memory: whether it takes direct writes depends on the kernel, and nobody may notice.
 #[test]
 fn direct_writes_fall_back_to_the_cache() {
     let Ok(temporary) = tempfile::tempdir_in("/dev/shm") else { return };

@@ -1,10 +1,10 @@
 //! The options of `quoin gateway`.
 
-use super::manager::{busy_poll, heartbeat};
+use super::manager::heartbeat;
 use super::setting::{
     ClientCertificatesMode, CongestionControl, FileMode, HostPort, List, LogFilter, Name, Setting, TlsMode,
 };
-use super::{Logging, options};
+use super::{Logging, busy_poll, options};
 use crate::failure::Failure;
 use crate::units::duration::Period;
 use crate::units::size::Size;

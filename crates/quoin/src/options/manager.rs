@@ -76,12 +76,6 @@ pub(super) fn heartbeat(setting: &Setting<Period>) -> Result<Duration, Failure> 
     Ok(setting.get_if(is_good, "a heartbeat interval is 50ms to 60s, the same for all roles")?.0)
 }
 
-/// How long a role's thread polls.
-pub(super) fn busy_poll(setting: &Setting<Period>) -> Result<Duration, Failure> {
-    let is_good = |period: &Period| period.0 <= Duration::from_millis(10);
-    Ok(setting.get_if(is_good, "at most 10ms, or 0s for not at all")?.0)
-}
-
 fn check_peers(setting: &Setting<List<PeerAddress>>, id: u64, peers: &[Peer]) -> Result<(), Failure> {
     let ids: BTreeSet<u64> = peers.iter().map(|peer| peer.id).collect();
     let addresses: BTreeSet<&str> = peers.iter().map(|peer| peer.address.as_str()).collect();

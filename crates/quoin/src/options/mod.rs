@@ -12,11 +12,13 @@ pub(crate) mod storage_node;
 mod tests;
 
 use crate::failure::Failure;
+use crate::units::duration::Period;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 use setting::{LogFilter, Setting, Source, Text};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Declares a role's options: a struct for clap and serde (`$raw`), and one with the layers merged (`$merged`).
 macro_rules! options {
@@ -109,6 +111,12 @@ impl Logging {
     ) -> Result<Self, Failure> {
         Ok(Self { filter: filter.optional()?.map(|filter| filter.0), format: format.get()? })
     }
+}
+
+/// How long the thread of a gateway or a storage node polls.
+fn busy_poll(setting: &Setting<Period>) -> Result<Duration, Failure> {
+    let is_good = |period: &Period| period.0 <= Duration::from_millis(10);
+    Ok(setting.get_if(is_good, "at most 10ms, or 0s for not at all")?.0)
 }
 
 fn read<O: Options>(path: &Path) -> Result<O, Failure> {

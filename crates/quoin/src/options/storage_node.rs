@@ -1,8 +1,8 @@
 //! The options of `quoin storage-node`.
 
-use super::manager::{busy_poll, heartbeat};
+use super::manager::heartbeat;
 use super::setting::{CongestionControl, HostPort, List, LogFilter, Name};
-use super::{Logging, options};
+use super::{Logging, busy_poll, options};
 use crate::failure::Failure;
 use crate::units::duration::Period;
 use crate::units::size::Size;
