@@ -8,7 +8,7 @@ use crate::DIRECT_BYTES;
 use crate::os::retry;
 use memmap2::{Advice, MmapMut};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, pwrite};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -40,8 +40,14 @@ impl Direct {
         }
     }
 
-    /// Writes all of it. `false`, with any part of it written, if it must be written through the page cache.
-    pub(crate) fn write(&self, slices: &[IoSlice<'_>], mut offset: u64) -> io::Result<bool> {
+    /// Writes all of it. `false`, with any part of it written, if it must be written through the page cache. With
+    /// [`ReadWriteFlags::DSYNC`] it is durable then.
+    pub(crate) fn write(
+        &self,
+        slices: &[IoSlice<'_>],
+        mut offset: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<bool> {
         assert_direct(slices, offset);
         if self.refused.load(Ordering::Relaxed) {
             return Ok(false);
@@ -56,13 +62,13 @@ impl Direct {
                 filled += now.len();
                 slice = later;
                 if filled == BUFFER_BYTES {
-                    all_written = self.write_aligned(&buffer, offset)?;
+                    all_written = self.write_aligned(&buffer, offset, flags)?;
                     offset += filled as u64;
                     filled = 0;
                 }
             }
         }
-        all_written = all_written && self.write_aligned(&buffer[..filled], offset)?;
+        all_written = all_written && self.write_aligned(&buffer[..filled], offset, flags)?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
         Ok(all_written)
     }
@@ -77,9 +83,9 @@ impl Direct {
         Ok(buffer)
     }
 
-    fn write_aligned(&self, mut data: &[u8], mut offset: u64) -> io::Result<bool> {
+    fn write_aligned(&self, mut data: &[u8], mut offset: u64, flags: ReadWriteFlags) -> io::Result<bool> {
         while !data.is_empty() {
-            match retry(|| pwrite(&self.file, data, offset)) {
+            match retry(|| pwritev2(&self.file, &[IoSlice::new(data)], offset, flags)) {
                 // After a short write the next one must be aligned again: some of it is written twice.
                 Ok(written) if written as u64 >= DIRECT_BYTES => {
                     let whole = written - written % DIRECT_BYTES as usize;

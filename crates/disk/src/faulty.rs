@@ -1,5 +1,6 @@
 //! A directory that fails where it is told to.
 
+use crate::memory::concatenated;
 use crate::{Dir, File, Lock, Map, OpenMode};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,22 +190,21 @@ impl File for FaultyFile {
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.write_at(&data, offset)
+        self.write_at(&concatenated(slices), offset)
     }
 
     fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        let effect = self.faults.next(Operation::Write, &self.name);
-        match effect {
-            Some(Effect::FlipBit(bit)) => flip(&mut data, bit),
-            // The device has whole sectors; what it had when it failed need not be whole blocks.
-            Some(Effect::Half) => self.inner.write_at(&data[..data.len() / 2 + 512], offset)?,
-            Some(Effect::InputOutput | Effect::NoSpace) | None => {}
-        }
-        match effect {
-            Some(effect @ (Effect::Half | Effect::InputOutput | Effect::NoSpace)) => Err(effect.error()),
-            Some(Effect::FlipBit(_)) | None => self.inner.write_direct_at(&[IoSlice::new(&data)], offset),
+        let data = self.device_takes(slices, offset)?;
+        self.inner.write_direct_at(&[IoSlice::new(&data)], offset)
+    }
+
+    /// A failing sync fails it, too: then it is written, and not durable.
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let data = self.device_takes(slices, offset)?;
+        let slices = [IoSlice::new(&data)];
+        match self.faults.check(Operation::Sync, &self.name) {
+            Ok(()) => self.inner.write_durably_at(&slices, offset),
+            Err(error) => self.inner.write_direct_at(&slices, offset).and(Err(error)),
         }
     }
 
@@ -236,6 +236,27 @@ impl File for FaultyFile {
 
     fn drop_cached(&self, offset: u64, length: u64) -> io::Result<()> {
         self.inner.drop_cached(offset, length)
+    }
+}
+
+impl FaultyFile {
+    /// What a device takes of a direct write, which may fail, or bring something else.
+    fn device_takes(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<Vec<u8>> {
+        let mut data = concatenated(slices);
+        match self.faults.next(Operation::Write, &self.name) {
+            None => Ok(data),
+            Some(Effect::FlipBit(bit)) => {
+                flip(&mut data, bit);
+                Ok(data)
+            }
+            Some(effect) => {
+                if effect == Effect::Half {
+                    // The device has whole sectors; what it had when it failed need not be whole blocks.
+                    self.inner.write_at(&data[..data.len() / 2 + 512], offset)?;
+                }
+                Err(effect.error())
+            }
+        }
     }
 }
 

@@ -140,6 +140,10 @@ impl Drop for Held {
     }
 }
 
+pub(crate) fn concatenated(slices: &[IoSlice<'_>]) -> Vec<u8> {
+    slices.iter().map(|slice| &**slice).collect::<Vec<&[u8]>>().concat()
+}
+
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -159,15 +163,30 @@ struct Content {
 
 #[derive(Clone)]
 enum Change {
-    Write { offset: u64, data: Arc<[u8]> },
-    Zero { offset: u64, length: u64 },
+    Write {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
+    /// It survives a loss of power; what was written before it need not.
+    Durable {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+    },
     SetLength(u64),
 }
 
 impl Content {
     fn change(&mut self, change: Change) {
         self.now.apply(&change);
-        self.unsynced.push(change);
+        if self.unsynced.is_empty() && matches!(change, Change::Durable { .. }) {
+            self.durable.apply(&change);
+        } else {
+            self.unsynced.push(change);
+        }
     }
 
     fn sync(&mut self) {
@@ -181,9 +200,9 @@ impl Content {
         // One crash in four loses everything unsynced, one keeps everything; the rest choose write by write.
         let mood = random.below(4);
         for change in &self.unsynced {
-            let fate = match mood {
-                0 => 0,
-                1 => 1,
+            let fate = match (mood, change) {
+                (_, Change::Durable { .. }) | (1, _) => 1,
+                (0, _) => 0,
                 _ => random.below(3),
             };
             match fate {
@@ -206,7 +225,7 @@ struct Pages {
 impl Pages {
     fn apply(&mut self, change: &Change) {
         match change {
-            Change::Write { offset, data } => self.write(*offset, data),
+            Change::Write { offset, data } | Change::Durable { offset, data } => self.write(*offset, data),
             Change::Zero { offset, length } => self.zero(*offset, *length),
             Change::SetLength(length) => self.set_length(*length),
         }
@@ -299,14 +318,20 @@ impl File for MemFile {
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let data = slices.iter().map(|slice| &**slice).collect::<Vec<&[u8]>>().concat();
-        self.write_at(&data, offset)
+        self.write_at(&concatenated(slices), offset)
     }
 
     /// To a loss of power it is a write like any other: the device's own cache is volatile too.
     fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         assert_direct(slices, offset);
         self.write_vectored_at(slices, offset)
+    }
+
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        assert_direct(slices, offset);
+        let data = concatenated(slices).into();
+        guard(&self.content).change(Change::Durable { offset, data });
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

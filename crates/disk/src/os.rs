@@ -136,11 +136,18 @@ impl File for OsFile {
     }
 
     fn write_direct_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file));
-        match direct {
-            Some(direct) if direct.write(slices, offset)? => Ok(()),
-            _ => self.write_vectored_at(slices, offset),
+        if !self.write_around_cache(slices, offset, ReadWriteFlags::empty())? {
+            self.write_vectored_at(slices, offset)?;
         }
+        Ok(())
+    }
+
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if !self.write_around_cache(slices, offset, ReadWriteFlags::DSYNC)? {
+            self.write_vectored_at(slices, offset)?;
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -178,6 +185,17 @@ impl File for OsFile {
 }
 
 impl OsFile {
+    /// `false`, with any part of it written, if it must be written through the page cache.
+    fn write_around_cache(
+        &self,
+        slices: &[IoSlice<'_>],
+        offset: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<bool> {
+        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file));
+        direct.as_ref().map_or(Ok(false), |direct| direct.write(slices, offset, flags))
+    }
+
     /// Writes at most [`SLICES_MAX`] slices and returns the position after them.
     fn write_group(&self, group: &[IoSlice<'_>], mut position: u64) -> io::Result<u64> {
         let total: u64 = group.iter().map(|slice| slice.len() as u64).sum();

@@ -81,6 +81,30 @@ fn direct_writes_are_seen_by_reads() {
     });
 }
 
+/// Around the cache where the filesystem can do that, and through it where it cannot.
+#[test]
+fn durable_writes_are_seen_by_reads() {
+    let through_the_cache = tempfile::tempdir_in("/dev/shm").ok();
+    let in_memory =
+        through_the_cache.iter().map(|dir| Arc::new(OsDir::open(dir.path()).unwrap()) as Arc<dyn Dir>);
+    let test = |dir: Arc<dyn Dir>| {
+        let file = dir.open("a", OpenMode::OpenOrCreate).unwrap();
+        file.write_at(&[1; 20_000], 0).unwrap();
+        let bytes: Vec<u8> = (0..3 << 20).map(|i: u32| (i % 251) as u8).collect();
+        let slices: Vec<IoSlice<'_>> = bytes.chunks(5003).map(IoSlice::new).collect();
+        file.write_durably_at(&slices, 4096).unwrap();
+        file.write_at(&[9; 4096], 8192).unwrap();
+        let mut back = vec![0; 4096 + bytes.len()];
+        file.read_at(&mut back, 0).unwrap();
+        assert!(
+            back[..4096] == [1; 4096] && back[4096..8192] == bytes[..4096] && back[8192..12_288] == [9; 4096]
+        );
+        assert!(back[12_288..] == bytes[8192..]);
+    };
+    in_memory.for_each(test);
+    on_each(test);
+}
+
 #[test]
 fn a_read_without_readahead_brings_only_its_own_pages() {
     // Not in memory, as the usual place may be.
@@ -198,6 +222,33 @@ fn power_loss_keeps_what_was_synced_and_may_tear_the_rest() {
     assert_eq!(content, [2; 4096]);
 }
 
+/// It makes nothing else durable, and what was written before it does not come back over it.
+#[test]
+fn power_loss_keeps_a_durable_write() {
+    let dir = MemDir::new();
+    let file = dir.open("a", OpenMode::CreateNew).unwrap();
+    dir.sync().unwrap();
+    let durable = |value: u8, offset| file.write_durably_at(&[IoSlice::new(&[value; 4096])], offset).unwrap();
+    durable(1, 0);
+    file.write_at(&[2; 8192], 0).unwrap();
+    durable(3, 4096);
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..200 {
+        let after = dir.crash(seed).open("a", OpenMode::Existing).unwrap();
+        let mut content = [0; 8192];
+        after.read_at(&mut content, 0).unwrap();
+        assert_eq!(content[4096..], [3; 4096]);
+        assert!(content[..4096].chunks(512).all(|sector| sector == [1; 512] || sector == [2; 512]));
+        old += u32::from(content[..4096] == [1; 4096]);
+        new += u32::from(content[..4096] == [2; 4096]);
+    }
+    assert!(old > 10 && new > 10, "{old} {new}");
+    file.sync().unwrap();
+    let mut content = [0; 4096];
+    dir.crash(0).open("a", OpenMode::Existing).unwrap().read_at(&mut content, 0).unwrap();
+    assert_eq!(content, [2; 4096]);
+}
+
 #[test]
 fn faults_happen_where_they_were_asked_for() {
     let dir = FaultyDir::new(Arc::new(MemDir::new()));
@@ -221,6 +272,11 @@ fn faults_happen_where_they_were_asked_for() {
     dir.inject(fault(Operation::Sync, 0, Effect::InputOutput));
     assert!(file.sync().is_err());
     file.sync().unwrap();
+    for operation in [Operation::Write, Operation::Sync] {
+        dir.inject(fault(operation, 0, Effect::InputOutput));
+        assert!(file.write_durably_at(&[IoSlice::new(&[6; 4096])], 8192).is_err());
+    }
+    assert_eq!(file.len().unwrap(), 12_288, "written, and not durable");
     dir.inject(fault(Operation::Allocate, 0, Effect::NoSpace));
     assert_eq!(file.allocate(0, 1).unwrap_err().kind(), ErrorKind::StorageFull);
     dir.inject(fault(Operation::Write, 0, Effect::InputOutput));

@@ -45,8 +45,12 @@ impl Pace {
         self.depth = self.depth * (DEPTH_SCALE - 1) / DEPTH_SCALE + count;
     }
 
+    fn little_is_under_way(&self) -> bool {
+        self.depth <= DEPTH_MAX * DEPTH_SCALE
+    }
+
     fn polling_pays(&self) -> bool {
-        self.worth > 0 && self.depth <= DEPTH_MAX * DEPTH_SCALE
+        self.worth > 0 && self.little_is_under_way()
     }
 }
 
@@ -99,6 +103,11 @@ impl BusyPoll {
     /// So much is under way, or has come at once.
     pub fn under_way(&self, count: usize) {
         self.change(|pace| pace.under_way(count));
+    }
+
+    /// Whether few requests came at once lately.
+    pub fn is_calm(&self) -> bool {
+        self.pace.get().little_is_under_way()
     }
 
     /// The work that came is done.

@@ -15,6 +15,8 @@ struct Switches {
     failing: bool,
     /// Only syncs fail.
     syncs_fail: bool,
+    /// What is to be durable is only written: power is lost before the device has it whole.
+    losing_power: bool,
     /// The filesystem has no blocks left.
     full: bool,
 }
@@ -32,7 +34,14 @@ fn input_output() -> io::Error {
 
 impl SimDisk {
     pub(crate) fn new(random: Random, uncached_permille: u64) -> Self {
-        let switches = Switches { random, uncached_permille, failing: false, syncs_fail: false, full: false };
+        let switches = Switches {
+            random,
+            uncached_permille,
+            failing: false,
+            syncs_fail: false,
+            losing_power: false,
+            full: false,
+        };
         Self { dir: MemDir::new(), switches: Arc::new(Mutex::new(switches)) }
     }
 
@@ -48,6 +57,14 @@ impl SimDisk {
     #[must_use]
     pub(crate) fn process_crash(&self) -> Self {
         self.with_dir(self.dir.process_crash())
+    }
+
+    /// Does what was under way when power is lost: any of it may be on the device then.
+    pub(crate) fn while_losing_power<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.with(|switches| switches.losing_power = true);
+        let outcome = work();
+        self.with(|switches| switches.losing_power = false);
+        outcome
     }
 
     /// What a loss of power leaves.
@@ -91,6 +108,10 @@ impl SimDisk {
     fn check(&self, is_sync: bool) -> io::Result<()> {
         let fails = self.with(|switches| switches.failing || (is_sync && switches.syncs_fail));
         if fails { Err(input_output()) } else { Ok(()) }
+    }
+
+    fn is_losing_power(&self) -> bool {
+        self.with(|switches| switches.losing_power)
     }
 
     fn is_cached(&self) -> bool {
@@ -170,8 +191,19 @@ impl File for SimFile {
         self.inner.write_direct_at(slices, offset)
     }
 
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.disk.check(true)?;
+        if self.disk.is_losing_power() {
+            return self.inner.write_direct_at(slices, offset);
+        }
+        self.inner.write_durably_at(slices, offset)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.check(true)?;
+        if self.disk.is_losing_power() {
+            return Ok(());
+        }
         self.inner.sync()
     }
 

@@ -18,6 +18,7 @@ use crate::pool::{Pool, PoolChunk};
 use crate::replica::Replica;
 use crate::slot_data::SlotData;
 use crate::slots::{Slot, SlotRun, Slots};
+use crate::write_through::UnderWay;
 use crate::{Error, Identity, Lsn, Space, Statistics};
 use bytes::Bytes;
 use quoin_disk::{Dir, File, Lock};
@@ -53,6 +54,8 @@ pub struct Engine {
     /// Every record up to here survives loss of power.
     pub(crate) durable: Lsn,
     pub(crate) sync_under_way: bool,
+    /// What that sync writes itself.
+    pub(crate) write_through: Option<UnderWay>,
     /// Every record up to here is in data file and maps (E1: never above `durable`).
     pub(crate) applied: Lsn,
     /// Where the first batch after `applied` begins.

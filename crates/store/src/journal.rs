@@ -96,8 +96,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Writes the parts, one after the other, with one vectored write per file touched (nearly always one).
-    fn write(&self, mut position: u64, parts: &[&[u8]], dirty: &mut [bool]) -> io::Result<()> {
+    /// Hands the parts, one after the other, to `write`, with the number of the file and the offset in it: once per file
+    /// touched (nearly always one).
+    fn write(
+        &self,
+        mut position: u64,
+        parts: &[&[u8]],
+        mut write: impl FnMut(usize, &[IoSlice<'_>], u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut parts = parts.iter().copied();
         let mut part = parts.next().unwrap_or_default();
         while !part.is_empty() {
@@ -110,8 +116,7 @@ impl Ring {
                 position += now.len() as u64;
                 part = if later.is_empty() { parts.next().unwrap_or_default() } else { later };
             }
-            dirty[file] = true;
-            self.files[file].write_vectored_at(&slices, offset)?;
+            write(file, &slices, offset)?;
         }
         Ok(())
     }
@@ -132,6 +137,47 @@ struct Batch {
 impl Batch {
     fn bytes(&self) -> usize {
         self.own.len().max(batch::HEADER_BYTES) + self.data_bytes
+    }
+
+    /// With padding to whole blocks.
+    fn total_bytes(&self) -> usize {
+        round_up(self.bytes(), BLOCK)
+    }
+
+    /// All of it, in order.
+    fn parts(&self) -> Vec<&[u8]> {
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(self.data.len() * 2 + 2);
+        let mut own_done = 0;
+        for (own_end, data) in &self.data {
+            parts.push(&self.own[own_done..*own_end]);
+            parts.push(data);
+            own_done = *own_end;
+        }
+        parts.push(&self.own[own_done..]);
+        parts.push(&ZEROS[..self.total_bytes() - self.bytes()]);
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+}
+
+/// A batch and its place, to be written by any thread.
+pub(crate) struct SealedBatch {
+    ring: Ring,
+    position: u64,
+    batch: Batch,
+}
+
+impl SealedBatch {
+    /// Bytes that it takes in the journal.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.batch.total_bytes() as u64
+    }
+
+    /// Writes it; it is durable then.
+    pub(crate) fn write_durably(&self) -> io::Result<()> {
+        self.ring.write(self.position, &self.batch.parts(), |file, slices, offset| {
+            self.ring.files[file].write_durably_at(slices, offset)
+        })
     }
 }
 
@@ -196,7 +242,7 @@ impl Journal {
         Lsn(self.next_lsn.0 - 1)
     }
 
-    /// The last record that is in the files.
+    /// The last record that is in the files, or on its way there.
     pub(crate) fn written(&self) -> Lsn {
         Lsn(self.next_lsn.0 - 1 - u64::from(self.batch.records))
     }
@@ -214,7 +260,7 @@ impl Journal {
 
     /// Bytes that the current batch will take.
     pub(crate) fn batch_bytes(&self) -> u64 {
-        round_up(self.batch.bytes(), BLOCK) as u64
+        self.batch.total_bytes() as u64
     }
 
     /// Whether the current batch can be written without overwriting what recovery needs.
@@ -245,34 +291,41 @@ impl Journal {
 
     /// Writes the current batch and says how many bytes that were.
     pub(crate) fn write_batch(&mut self, durable: Lsn, checkpoint: u64) -> io::Result<u64> {
-        let total = self.batch_bytes();
+        self.complete_header(durable, checkpoint);
+        let Self { ring, batch, dirty, head, .. } = self;
+        ring.write(*head, &batch.parts(), |file, slices, offset| {
+            dirty[file] = true;
+            ring.files[file].write_vectored_at(slices, offset)
+        })?;
+        let total = batch.total_bytes() as u64;
+        *head += total;
+        batch.data.clear();
+        batch.data_bytes = 0;
+        batch.records = 0;
+        batch.own.clear();
+        Ok(total)
+    }
+
+    /// Gives the current batch its place, and away: whoever gets it writes it.
+    pub(crate) fn seal_batch(&mut self, durable: Lsn, checkpoint: u64) -> SealedBatch {
+        self.complete_header(durable, checkpoint);
+        let batch = std::mem::take(&mut self.batch);
+        let sealed = SealedBatch { ring: self.ring.clone(), position: self.head, batch };
+        self.head += sealed.bytes();
+        sealed
+    }
+
+    fn complete_header(&mut self, durable: Lsn, checkpoint: u64) {
+        let batch = &mut self.batch;
         let header = BatchHeader {
             incarnation: self.incarnation,
-            first_lsn: self.batch.first_lsn,
+            first_lsn: batch.first_lsn,
             durable_lsn: durable,
             checkpoint,
-            records: self.batch.records,
-            body_bytes: (self.batch.bytes() - batch::HEADER_BYTES) as u32,
+            records: batch.records,
+            body_bytes: (batch.bytes() - batch::HEADER_BYTES) as u32,
         };
-        self.batch.own[..batch::HEADER_BYTES].copy_from_slice(&header.encode(self.disk));
-        let padding = total as usize - self.batch.bytes();
-        let mut parts: Vec<&[u8]> = Vec::with_capacity(self.batch.data.len() * 2 + 2);
-        let mut own_done = 0;
-        for (own_end, data) in &self.batch.data {
-            parts.push(&self.batch.own[own_done..*own_end]);
-            parts.push(data);
-            own_done = *own_end;
-        }
-        parts.push(&self.batch.own[own_done..]);
-        parts.push(&ZEROS[..padding]);
-        parts.retain(|part| !part.is_empty());
-        self.ring.write(self.head, &parts, &mut self.dirty)?;
-        self.head += total;
-        self.batch.data.clear();
-        self.batch.data_bytes = 0;
-        self.batch.records = 0;
-        self.batch.own.clear();
-        Ok(total)
+        batch.own[..batch::HEADER_BYTES].copy_from_slice(&header.encode(self.disk));
     }
 
     /// The files written since this was last asked: what a sync must cover.

@@ -43,6 +43,7 @@ mod task;
 mod unopened;
 mod view;
 mod write;
+mod write_through;
 mod zero;
 
 pub use apply::{ApplyDone, ApplyJob};

@@ -155,6 +155,7 @@ impl Engine {
             accepted: checkpoint.lsn,
             durable: checkpoint.lsn,
             sync_under_way: false,
+            write_through: None,
             applied: checkpoint.lsn,
             applied_position: checkpoint.position,
             pending: VecDeque::new(),

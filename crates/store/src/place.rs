@@ -120,6 +120,11 @@ impl Placements {
         self.in_flight.front().map_or(written, |first| first.before)
     }
 
+    /// Whether no data of the current batch goes to new slots.
+    pub(crate) fn has_gathered_nothing(&self) -> bool {
+        self.gathered.is_empty()
+    }
+
     /// What a sync that begins now must wait for, and whether it must cover the data file; from now on one does.
     pub(crate) fn take_unsynced(&mut self) -> (Vec<Task<PlaceWork>>, bool) {
         let waiting = self.in_flight.iter().filter(|placing| !placing.is_done);
@@ -225,7 +230,7 @@ impl Engine {
             }
         }
         while placements.in_flight.pop_front_if(|first| first.is_done).is_some() {}
-        self.accepted = placements.accepted(self.journal.written());
+        self.update_accepted();
         Ok(())
     }
 }

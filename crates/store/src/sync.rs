@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::place::PlaceWork;
 use crate::task::Task;
+use crate::write_through::WriteThrough;
 use crate::{Error, Lsn};
 use quoin_disk::File;
 use std::io;
@@ -14,6 +15,8 @@ const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 /// The wait for the journal's files and for data placed outside of them, to be run on any thread. It must be run and
 /// finished; the engine starts no other before.
 pub struct SyncJob {
+    /// What is to be written first, if anything is.
+    batch: Option<Task<WriteThrough>>,
     journal: Vec<Arc<dyn File>>,
     places: Vec<Task<PlaceWork>>,
     data: Option<Arc<dyn File>>,
@@ -27,15 +30,33 @@ pub struct SyncDone {
 }
 
 impl SyncJob {
+    /// One that writes a batch through.
+    pub(crate) fn write_through(batch: Task<WriteThrough>, lsn: Lsn) -> Self {
+        Self { batch: Some(batch), journal: Vec::new(), places: Vec::new(), data: None, lsn }
+    }
+
+    /// Whether it has nothing to wait for but the journal.
+    pub fn is_of_journal_only(&self) -> bool {
+        self.places.is_empty() && self.data.is_none()
+    }
+
     /// Waits until the device has it.
     pub fn run(self) -> SyncDone {
         let result = self.run_all();
         SyncDone { lsn: self.lsn, result }
     }
 
-    /// The journal comes first, for other threads write data meanwhile. What they have left is written here, and then one
+    /// A batch that is written here is durable then; with it there is nothing else to do. Else the journal comes first, for other threads write data meanwhile. What they have left is written here, and then one
     /// sync covers it.
     fn run_all(&self) -> io::Result<()> {
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|batch| batch.run_and(|outcome| outcome.is_some_and(Result::is_err)))
+        {
+            // Who finishes this finds the cause in the task.
+            return Err(io::Error::other("a batch could not be written through"));
+        }
         self.journal.iter().try_for_each(|file| file.sync())?;
         for place in &self.places {
             let failed = place.run_and(|outcome| outcome.is_some_and(Result::is_err));
@@ -66,7 +87,7 @@ impl Engine {
         self.statistics.batches += 1;
         self.statistics.journal_bytes += written;
         let last = self.journal.written();
-        self.accepted = self.placements.accepted(last);
+        self.update_accepted();
         self.batch_ends.push_back((last, self.journal.head()));
         Ok(last)
     }
@@ -74,17 +95,40 @@ impl Engine {
     /// Writes the batch, waits until all data is where it belongs, and returns the last record, which is accepted now.
     pub fn commit(&mut self) -> Result<Lsn, Error> {
         let last = self.submit()?;
+        self.harvest_write_through()?;
         self.place_through(last)?;
         Ok(self.accepted)
     }
 
+    /// What is accepted follows from what is on its way.
+    pub(crate) fn update_accepted(&mut self) {
+        // What is written after a batch that is written through has nothing on its way that is older.
+        self.accepted = match &self.write_through {
+            Some(under_way) => under_way.before,
+            None => self.placements.accepted(self.journal.written()),
+        };
+    }
+
+    fn journal_is_full(&self) -> bool {
+        !self.journal.has_room() || self.redo_work.is_too_much()
+    }
+
+    fn overlay_is_full(&self) -> bool {
+        self.unapplied_bytes > UNAPPLIED_BYTES_MAX && self.applied < self.journal.written()
+    }
+
+    /// Whether a batch can be written only after waiting for the device.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.journal_is_full() || self.overlay_is_full()
+    }
+
     /// The last resort where jobs do not keep up: does their work here, and so waits for the device.
     fn make_room(&mut self) -> Result<(), Error> {
-        if !self.journal.has_room() || self.redo_work.is_too_much() {
+        if self.journal_is_full() {
             self.statistics.journal_full += 1;
             return self.checkpoint_now();
         }
-        if self.unapplied_bytes > UNAPPLIED_BYTES_MAX && self.applied < self.journal.written() {
+        if self.overlay_is_full() {
             self.statistics.overlay_full += 1;
             self.sync_now()?;
             self.apply_now()?;
@@ -102,13 +146,14 @@ impl Engine {
         let journal = self.journal.take_dirty();
         let (places, data_too) = self.placements.take_unsynced();
         let data = data_too.then(|| self.data.clone());
-        Some(SyncJob { journal, places, data, lsn })
+        Some(SyncJob { batch: None, journal, places, data, lsn })
     }
 
     /// Takes note of a sync and returns the last durable record. [`Engine::start_apply`] has work then.
     pub fn finish_sync(&mut self, done: SyncDone) -> Result<Lsn, Error> {
         self.sync_under_way = false;
         self.ensure_healthy()?;
+        self.harvest_write_through()?;
         self.place_through(done.lsn)?;
         if let Err(error) = done.result {
             return Err(self.poison(Error::io("syncing the journal")(error)));
@@ -123,6 +168,7 @@ impl Engine {
         if written <= self.durable {
             return Ok(());
         }
+        self.harvest_write_through()?;
         self.place_through(written)?;
         // All files: a job under way may have taken over those that it has not synced yet.
         let files = self.journal.ring().files().iter().chain([&self.data]);

@@ -218,8 +218,11 @@ fn a_crash_between_any_two_jobs_leaves_a_prefix() {
             state[first..first + count].fill(step);
             states.push(state);
             for _ in 0..3 {
-                match below(8) {
+                match below(9) {
                     0 => drop(engine.submit().unwrap()),
+                    8 if syncing.is_none() => {
+                        syncing = engine.submit_through().unwrap().map(|(_, job)| (Some(job), None));
+                    }
                     1 | 2 => under_way.extend(engine.start_place().map(|job| (Some(job), None))),
                     3 if !under_way.is_empty() => {
                         let place = below(under_way.len());

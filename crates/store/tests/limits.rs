@@ -92,6 +92,10 @@ impl File for HollowFile {
         self.write_vectored_at(slices, offset)
     }
 
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_vectored_at(slices, offset)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

@@ -27,6 +27,7 @@ enum Op {
     Drop { id: u64 },
     Commit,
     StartSync,
+    SubmitThrough,
     FinishSync,
     StartApply,
     FinishApply,
@@ -63,6 +64,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => id.clone().prop_map(|id| Op::Drop { id }),
         6 => Just(Op::Commit),
         5 => Just(Op::StartSync),
+        5 => Just(Op::SubmitThrough),
         5 => Just(Op::FinishSync),
         5 => Just(Op::StartApply),
         5 => Just(Op::FinishApply),
@@ -235,6 +237,10 @@ impl World {
             }
             Op::Commit => self.accepted = self.engine.commit().unwrap(),
             Op::StartSync => self.sync = self.sync.take().or_else(|| self.engine.start_sync()),
+            Op::SubmitThrough => {
+                let through = self.engine.submit_through().unwrap().map(|(_, job)| job);
+                self.sync = self.sync.take().or(through);
+            }
             Op::FinishSync => {
                 if let Some(job) = self.sync.take() {
                     let durable = self.engine.finish_sync(job.run()).unwrap();

@@ -82,6 +82,10 @@ impl File for Waits {
         wait(|| self.0.write_direct_at(slices, offset))
     }
 
+    fn write_durably_at(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        wait(|| self.0.write_durably_at(slices, offset))
+    }
+
     fn sync(&self) -> io::Result<()> {
         wait(|| self.0.sync())
     }

@@ -346,6 +346,10 @@ impl World {
     /// The process is gone; the disk has what a crash of a process leaves.
     pub(super) fn end_node(&mut self, index: usize) {
         self.close_all_of(Process::Node(index), false);
+        // The kernel finishes what it has begun.
+        for job in self.syncs_begun(index) {
+            job.run();
+        }
         let process = &mut self.nodes[index];
         process.node = None;
         process.volatile = Volatile::default();
@@ -357,6 +361,9 @@ impl World {
     /// As [`World::end_node`], with the machine's power.
     pub(super) fn end_node_by_power(&mut self, index: usize) {
         self.close_all_of(Process::Node(index), true);
+        for job in self.syncs_begun(index) {
+            self.nodes[index].disk.while_losing_power(|| job.run());
+        }
         let seed = self.disk_random.next();
         let process = &mut self.nodes[index];
         process.node = None;
@@ -365,6 +372,16 @@ impl World {
         process.paused_until = 0;
         process.hung_until = 0;
         process.disk = process.disk.power_loss(seed);
+    }
+
+    /// Takes the syncs that have begun, of those that have not ended.
+    fn syncs_begun(&mut self, index: usize) -> Vec<SyncJob> {
+        let jobs = std::mem::take(&mut self.nodes[index].volatile.jobs);
+        let syncs = jobs.into_values().filter_map(|job| match job {
+            Job::Sync(job) => Some(job),
+            _ => None,
+        });
+        syncs.filter(|_| self.disk_random.permille(500)).collect()
     }
 
     pub(crate) fn node_moment(&self, index: usize) -> Moment {

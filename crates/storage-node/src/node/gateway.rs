@@ -195,7 +195,7 @@ impl Node {
         if let Some(replica) = self.replicas.get_mut(&id) {
             replica.appended(seq);
         }
-        self.moved.insert(id);
+        self.appended.insert(id);
         self.gathering.took(length);
         self.took_live(id, offset, length)
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 const SYNC_WITHIN: Duration = Duration::from_millis(2);
 /// So much is worth a sync.
 const SYNC_BYTES: u64 = 4 << 20;
-/// What is durable goes to its place within this time.
-const APPLY_WITHIN: Duration = Duration::from_millis(2);
+/// What is durable goes to its place within this time. Nobody waits for it: until then reads find it in memory.
+const APPLY_WITHIN: Duration = Duration::from_millis(10);
 /// So much is worth a pass over the data file.
 const APPLY_BYTES: u64 = 1 << 20;
 /// How often it is looked whether there is space to give and to take, if nothing else is done on the data file.
@@ -79,6 +79,11 @@ impl Gathering {
     pub(super) fn ask(&mut self) {
         self.asked = true;
         self.writes_unasked = 0;
+    }
+
+    /// Whether somebody waits for the next sync.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// Whether a sync is to begin now. `awaited`: records are waited for that are no writes.
@@ -178,7 +183,7 @@ mod tests {
         assert_eq!(gathering.due(), None);
         gathering.synced(after(4));
         assert_eq!(gathering.due(), Some(after(5)));
-        assert!(!gathering.wants_apply(after(5)) && gathering.wants_apply(after(6)));
+        assert!(!gathering.wants_apply(after(13)) && gathering.wants_apply(after(14)));
     }
 
     #[test]
@@ -195,7 +200,7 @@ mod tests {
         gathering.apply_begins(true);
         assert!(!gathering.wants_apply(after(60)), "one at a time");
         gathering.applied(after(1));
-        assert!(!gathering.wants_apply(after(2)) && gathering.wants_apply(after(3)));
+        assert!(!gathering.wants_apply(after(10)) && gathering.wants_apply(after(11)));
         gathering.apply_begins(false);
         assert_eq!(gathering.due(), None);
         gathering.look_at_space();

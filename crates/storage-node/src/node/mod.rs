@@ -146,6 +146,8 @@ pub struct Node {
     /// Whether the last tick left layers to fold.
     is_folding: bool,
     next_session: u64,
+    /// Replicas that the batch appends to.
+    appended: HashSet<ReplicaId>,
     /// Replicas whose position is to be told.
     moved: HashSet<ReplicaId>,
     accepting: Accepting,
@@ -190,6 +192,7 @@ impl Node {
             is_folding: false,
             // W3: session ids of different processes never meet.
             next_session: opened.start_count << 32,
+            appended: HashSet::default(),
             moved: HashSet::default(),
             accepting: Accepting::default(),
             effects: Effects::default(),
@@ -344,23 +347,42 @@ impl Node {
     /// # Errors
     /// The disk failed.
     pub fn end_batch(&mut self, now: Moment) -> Result<(), Fatal> {
-        if self.engine.has_uncommitted() {
-            let written = self.engine.submit()?;
-            self.gathering.wrote(now);
-            for id in &self.moved {
-                if let Some(replica) = self.replicas.get(id) {
-                    self.effects.durable_at(written, *id, replica.position());
-                    if self.engine.accepted() < written {
-                        self.accepting.at(written, *id, replica);
-                    }
-                }
-            }
+        // What would be accepted no sooner gathers while a batch is written through.
+        if self.engine.has_uncommitted() && !self.engine.is_writing_through() {
+            self.write_batch(now)?;
         }
         self.moved.extend(self.accepting.accepted(self.engine.accepted()));
         self.tell_positions();
         self.start_jobs(now);
         // Effects may have come true without a sync of their own (everything was durable already).
         self.come_true(now)
+    }
+
+    /// Writes the batch to the journal: through, where somebody waits for that.
+    fn write_batch(&mut self, now: Moment) -> Result<(), Fatal> {
+        let through = if self.gathering.is_asked() { self.engine.submit_through()? } else { None };
+        let is_through = through.is_some();
+        let written = match through {
+            Some((written, job)) => {
+                self.outputs.push(Output::Sync(job));
+                written
+            }
+            None => self.engine.submit()?,
+        };
+        self.gathering.wrote(now);
+        if is_through {
+            self.gathering.sync_begins(true);
+        }
+        for id in self.appended.drain() {
+            let Some(replica) = self.replicas.get(&id) else { continue };
+            self.effects.durable_at(written, id, replica.position());
+            if self.engine.accepted() < written {
+                self.accepting.at(written, id, replica);
+            } else {
+                self.moved.insert(id);
+            }
+        }
+        Ok(())
     }
 
     /// Data of whole extents is in its place: what waited for that is accepted.
@@ -379,6 +401,7 @@ impl Node {
     pub fn on_synced(&mut self, done: SyncDone, now: Moment) -> Result<(), Fatal> {
         self.gathering.synced(now);
         self.engine.finish_sync(done)?;
+        self.moved.extend(self.accepting.accepted(self.engine.accepted()));
         self.come_true(now)?;
         self.end_batch(now)
     }

@@ -1,6 +1,7 @@
 //! Threads that wait for the disk, so that the node's thread does not.
 
 use crate::node::{Fatal, Node, PullId, ReadJob};
+use quoin_disk::clock;
 use quoin_store::{
     ApplyDone, ApplyJob, CheckpointDone, CheckpointJob, PlaceDone, PlaceJob, ScrubJob, SyncDone, SyncJob,
 };
@@ -10,6 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Threads that read.
@@ -20,7 +22,8 @@ const PLACERS: usize = 4;
 /// A job that has ended.
 pub(super) enum Done {
     Place(PlaceDone),
-    Sync(SyncDone),
+    /// And how long it took.
+    Sync(SyncDone, Duration),
     Apply(ApplyDone),
     Checkpoint(CheckpointDone),
     Read(Box<ReadJob>),
@@ -32,7 +35,7 @@ impl Done {
     pub(super) fn deliver(self, node: &mut Node, now: Moment) -> Result<(), Fatal> {
         match self {
             Done::Place(done) => node.on_placed(done, now),
-            Done::Sync(done) => node.on_synced(done, now),
+            Done::Sync(done, _) => node.on_synced(done, now),
             Done::Apply(done) => node.on_applied(done, now),
             Done::Checkpoint(done) => node.on_checkpointed(done, now),
             Done::Read(job) => node.on_read_done(*job),
@@ -76,7 +79,10 @@ impl IoThreads {
         let (places, jobs) = channel::<PlaceJob>();
         spawn_several("place", PLACERS, jobs, &done, |job| Done::Place(job.run()))?;
         let (syncs, jobs) = channel::<SyncJob>();
-        spawn("sync", jobs, done.clone(), |job| Done::Sync(job.run()))?;
+        spawn("sync", jobs, done.clone(), |job| {
+            let (done, time) = run_sync(job);
+            Done::Sync(done, time)
+        })?;
         let (applies, jobs) = channel::<ApplyJob>();
         spawn("apply", jobs, done.clone(), |job| Done::Apply(job.run()))?;
         let (checkpoints, jobs) = channel::<CheckpointJob>();
@@ -149,6 +155,13 @@ impl IoThreads {
     pub(super) fn disk_jobs_under_way(&self) -> bool {
         self.under_way.get() > 0
     }
+}
+
+/// Waits for a sync, and says how long it took.
+pub(super) fn run_sync(job: SyncJob) -> (SyncDone, Duration) {
+    let begin = clock::now();
+    let done = job.run();
+    (done, clock::now().since(begin))
 }
 
 fn spawn<J: Send + 'static>(

@@ -1,6 +1,7 @@
 //! Runs a [`Node`]: one thread owns it with all its sockets; a few threads wait for the disk.
 
 mod agent;
+mod brief_syncs;
 mod connection;
 mod io_threads;
 mod metrics;
@@ -10,10 +11,12 @@ mod start;
 use crate::config::Config;
 use crate::node::{Fatal, Node, Output, PullId};
 use agent::Reports;
-use io_threads::IoThreads;
+use brief_syncs::BriefSyncs;
+use io_threads::{Done, IoThreads};
 use quoin_disk::clock;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
+use quoin_store::SyncJob;
 use quoin_transport::Outbox;
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
@@ -79,6 +82,7 @@ struct Shell {
     sessions: RefCell<HashMap<SessionId, Link>>,
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
+    brief_syncs: BriefSyncs,
     reports: Reports,
     busy_poll: BusyPoll,
     tcp_congestion_control: Option<String>,
@@ -123,6 +127,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         sessions: RefCell::default(),
         peers: RefCell::default(),
         threads,
+        brief_syncs: BriefSyncs::new(),
         reports,
         busy_poll,
         tcp_congestion_control: config.tcp_congestion_control.clone(),
@@ -140,7 +145,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     loop {
         tokio::select! {
             () = shell.shutdown.cancelled() => break,
-            Some(done) = done.recv() => shell.event(|node, now| done.deliver(node, now)),
+            Some(done) = done.recv() => shell.done(done),
         }
     }
     stopping.cancel();
@@ -200,6 +205,14 @@ impl Shell {
         self.node.borrow().as_ref().map_or((TICK_AT_REST, None), |node| (tick_every(node), node.due()))
     }
 
+    /// A job has ended.
+    fn done(&self, done: Done) {
+        if let Done::Sync(_, time) = &done {
+            self.brief_syncs.took(*time);
+        }
+        self.event(|node, now| done.deliver(node, now));
+    }
+
     /// Gives an event (or a batch of them) to the node and does what it says. More may follow soon.
     fn event(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
         self.busy_poll.work_came(clock::now());
@@ -209,16 +222,26 @@ impl Shell {
 
     /// Gives an event, or time, to the node and does what it says.
     fn carry(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) {
+        let mut own_sync = self.carry_once(event);
+        while let Some(job) = own_sync {
+            let (done, time) = io_threads::run_sync(job);
+            self.brief_syncs.took(time);
+            own_sync = self.carry_once(|node, now| node.on_synced(done, now));
+        }
+    }
+
+    /// Gives back a sync that is to be waited for here.
+    fn carry_once(&self, event: impl FnOnce(&mut Node, Moment) -> Result<(), Fatal>) -> Option<SyncJob> {
         let outputs = {
             let mut node = self.node.borrow_mut();
-            let Some(node) = node.as_mut() else { return };
+            let node = node.as_mut()?;
             let now = clock::now();
             let (was_every, was_due) = (tick_every(node), node.due());
             if let Err(fatal) = event(node, now).and_then(|()| node.end_batch(now)) {
                 tracing::error!(error = %fatal, "the disk failed; this process ends");
                 self.fatal.set(Some(fatal));
                 self.shutdown.cancel();
-                return;
+                return None;
             }
             let sooner = node.due().is_some_and(|due| was_due.is_none_or(|was| due < was));
             if tick_every(node) < was_every || sooner {
@@ -226,10 +249,12 @@ impl Shell {
             }
             node.outputs()
         };
-        self.carry_out(outputs);
+        self.carry_out(outputs)
     }
 
-    fn carry_out(&self, outputs: Vec<Output>) {
+    /// Gives back a sync that is to be waited for here.
+    fn carry_out(&self, outputs: Vec<Output>) -> Option<SyncJob> {
+        let mut own_sync = None;
         let mut dirty = HashSet::default();
         let mut dirty_peers = HashSet::default();
         let sessions = self.sessions.borrow();
@@ -248,6 +273,9 @@ impl Shell {
                     }
                 }
                 Output::Place(job) => self.threads.place(job),
+                Output::Sync(job) if self.brief_syncs.waits_here(&job, self.busy_poll.is_calm()) => {
+                    own_sync = Some(job);
+                }
                 Output::Sync(job) => self.threads.sync(job),
                 Output::Apply(job) => self.threads.apply(job),
                 Output::Checkpoint(job) => self.threads.checkpoint(job),
@@ -274,13 +302,14 @@ impl Shell {
         }
         let peers = self.peers.borrow();
         dirty_peers.iter().filter_map(|id| peers.get(id)).for_each(|link| link.outbox.flush());
+        own_sync
     }
 
     /// Waits for the jobs under way, so that the engine can be shut down.
     async fn drain(&self, done: &mut io_threads::Finished) {
         while self.threads.disk_jobs_under_way() {
             let Some(done) = done.recv().await else { return };
-            self.event(|node, now| done.deliver(node, now));
+            self.done(done);
             if self.fatal.take().is_some() {
                 return;
             }

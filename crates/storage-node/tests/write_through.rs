@@ -1,0 +1,133 @@
+//! A write that somebody waits for is written and durable at once, and told once: then.
+
+mod support;
+
+use bytes::Bytes;
+use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
+use quoin_store::SyncJob;
+use quoin_types::{
+    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, ReplicaId, SegmentId, Seq, SessionId, VolumeId,
+};
+use quoin_wire::{EpochStart, Message, Open, Point, Position, Speaker, StartEpoch, Write};
+use support::node;
+
+const NOW: Moment = Moment::ZERO;
+const REPLICA: ReplicaId = ReplicaId(1);
+const EPOCH: Epoch = Epoch(1);
+
+/// A node with a replica that a gateway writes to, and the session.
+fn with_replica() -> (Node, SessionId) {
+    let mut node = node(100);
+    let segment = SegmentId { volume: VolumeId(1), index: 0 };
+    let assignment = Assignment {
+        replica: REPLICA,
+        segment,
+        generation: Generation(1),
+        segment_bytes: EXTENT_BYTES,
+        wanted: Wanted::Created,
+        snapshots: KeptSnapshots::default(),
+    };
+    node.on_assignments(&[assignment], NOW).unwrap();
+    settle(&mut node);
+    let instance = InstanceId([1; 16]);
+    let session = node.on_session(Speaker::Gateway(instance));
+    let open =
+        Open { replica: REPLICA, segment, epoch: EPOCH, generation: Generation(1), instance, void: None };
+    say(&mut node, session, [Message::Open(open)]);
+    settle(&mut node);
+    let history = vec![EpochStart { epoch: EPOCH, first: Seq(1) }];
+    let start =
+        StartEpoch { replica: REPLICA, epoch: EPOCH, history, expect: Point::default(), allow_mixed: false };
+    say(&mut node, session, [Message::StartEpoch(start)]);
+    settle(&mut node);
+    (node, session)
+}
+
+/// One batch of messages.
+fn say(node: &mut Node, session: SessionId, messages: impl IntoIterator<Item = Message>) {
+    for message in messages {
+        node.on_message(session, message, NOW).unwrap();
+    }
+    node.end_batch(NOW).unwrap();
+}
+
+/// Does all that is to be done.
+fn settle(node: &mut Node) {
+    loop {
+        let (told, job) = heard(node);
+        drop(told);
+        match job {
+            Some(job) => node.on_synced(job.run(), NOW).unwrap(),
+            None => return,
+        }
+    }
+}
+
+/// What was told, as (accepted, durable), and the sync that is wanted.
+fn heard(node: &mut Node) -> (Vec<(u64, u64)>, Option<SyncJob>) {
+    let (mut told, mut sync) = (Vec::new(), None);
+    for output in node.outputs() {
+        match output {
+            Output::Send(_, Message::Positions(positions)) => {
+                let told_of = |position: &Position| (position.accepted.0, position.durable.0);
+                told.extend(positions.replicas.iter().map(told_of));
+            }
+            Output::Sync(job) => assert!(sync.replace(job).is_none(), "one at a time"),
+            Output::Apply(job) => node.on_applied(job.run(), NOW).unwrap(),
+            _ => {}
+        }
+    }
+    (told, sync)
+}
+
+fn write(seq: u64) -> Message {
+    let data = Bytes::from(vec![seq as u8; 4096]);
+    let checksums = vec![crc32fast::hash(&data)];
+    Message::Write(Write { replica: REPLICA, epoch: EPOCH, seq: Seq(seq), offset: 0, checksums, data })
+}
+
+#[test]
+fn it_is_told_once_when_it_is_durable() {
+    let (mut node, session) = with_replica();
+    say(&mut node, session, [write(1), Message::Sync]);
+    let (told, sync) = heard(&mut node);
+    assert_eq!((told, node.engine().accepted() < node.engine().durable()), (vec![], false));
+    node.on_synced(sync.unwrap().run(), NOW).unwrap();
+    let (told, sync) = heard(&mut node);
+    assert_eq!((told, sync.is_none()), (vec![(1, 1)], true));
+}
+
+/// They are written together, and told when they are durable; what is told meanwhile is what was durable before them.
+#[test]
+fn writes_that_come_meanwhile_gather() {
+    let (mut node, session) = with_replica();
+    say(&mut node, session, [write(1), Message::Sync]);
+    let (_, first) = heard(&mut node);
+    for seq in 2..4 {
+        say(&mut node, session, [write(seq), Message::Sync]);
+        let (told, sync) = heard(&mut node);
+        assert!(told.is_empty() && sync.is_none());
+    }
+    let batches = node.engine().statistics().batches;
+    node.on_synced(first.unwrap().run(), NOW).unwrap();
+    let (told, second) = heard(&mut node);
+    assert_eq!((told, node.engine().statistics().batches - batches), (vec![(1, 1)], 1));
+    node.on_synced(second.unwrap().run(), NOW).unwrap();
+    let (told, third) = heard(&mut node);
+    assert_eq!((told, third.is_none()), (vec![(3, 3)], true));
+}
+
+/// A write that nobody waits for is told when it is accepted, as soon as nothing is written through before it.
+#[test]
+fn a_write_that_nobody_waits_for_is_told_before_it_is_durable() {
+    let (mut node, session) = with_replica();
+    say(&mut node, session, [write(1), Message::Sync]);
+    let (_, first) = heard(&mut node);
+    say(&mut node, session, [write(2)]);
+    assert_eq!(heard(&mut node).0, []);
+    node.on_synced(first.unwrap().run(), NOW).unwrap();
+    let (told, second) = heard(&mut node);
+    assert_eq!(told, [(2, 1)]);
+    node.on_synced(second.unwrap().run(), NOW).unwrap();
+    assert_eq!(heard(&mut node).0, [(2, 2)]);
+}
