@@ -12,6 +12,7 @@ use crate::node::{Fatal, Node, Output, PullId};
 use agent::Reports;
 use io_threads::IoThreads;
 use quoin_disk::clock;
+use quoin_disk::landing::Landing;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_transport::Outbox;
@@ -20,6 +21,7 @@ use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -79,6 +81,8 @@ struct Shell {
     sessions: RefCell<HashMap<SessionId, Link>>,
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
+    /// Where large data arrives, from all connections.
+    landing: Arc<Landing>,
     reports: Reports,
     busy_poll: BusyPoll,
     tcp_congestion_control: Option<String>,
@@ -123,6 +127,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         sessions: RefCell::default(),
         peers: RefCell::default(),
         threads,
+        landing: Arc::default(),
         reports,
         busy_poll,
         tcp_congestion_control: config.tcp_congestion_control.clone(),
