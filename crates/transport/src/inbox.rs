@@ -120,3 +120,112 @@ impl Arriving {
         Self { head, data }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use quoin_types::{Epoch, ReplicaId, Seq};
+    use quoin_wire::{HEADER_BYTES, encode};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    /// A write's frame in the bytes of the document: its meta, and data of whole blocks that differ.
+    fn frame(seq: u64, data_bytes: usize) -> Vec<u8> {
+        let data: Vec<u8> = (0..data_bytes).map(|at| (at / 100 + at + seq as usize) as u8).collect();
+        let message = Message::Write(quoin_wire::Write {
+            replica: ReplicaId(1),
+            epoch: Epoch(2),
+            seq: Seq(seq),
+            offset: 0,
+            checksums: quoin_wire::block_checksums(&data),
+            data: Bytes::from(data),
+        });
+        let mut bytes = BytesMut::new();
+        let data = encode(&message, &mut bytes);
+        bytes.extend_from_slice(&data);
+        bytes.to_vec()
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connected, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (connected.unwrap(), accepted.unwrap().0)
+    }
+
+    /// Sends the stream in pieces, and gives what the inbox makes of it until the end of the connection.
+    async fn received(mut inbox: Inbox, stream: Vec<u8>, piece_bytes: usize) -> (Vec<Message>, ReadError) {
+        let (mut writer, reader) = pair().await;
+        let send = async move {
+            for piece in stream.chunks(piece_bytes) {
+                // The other side may have gone away over what came before.
+                if writer.write_all(piece).await.is_err() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let receive = async {
+            let mut messages = Vec::new();
+            loop {
+                match inbox.receive(&reader).await {
+                    Ok(message) => messages.push(message),
+                    Err(error) => return (messages, error),
+                }
+            }
+        };
+        tokio::join!(send, receive).1
+    }
+
+    #[tokio::test]
+    async fn large_data_lands_at_pages_and_nothing_is_mixed_up() {
+        let lengths = [4096, 65_536, 8192, 1 << 20, 1 << 20, 61_440, 69_632, 4096, 4096, 65_536];
+        let stream: Vec<u8> = (1..).zip(lengths).flat_map(|(seq, length)| frame(seq, length)).collect();
+        for piece_bytes in [1000, 65_000, 70_000, 900_000, stream.len()] {
+            let landing = Arc::new(Landing::default());
+            let (landed, end) = received(Inbox::with_landing(landing), stream.clone(), piece_bytes).await;
+            assert!(matches!(end, ReadError::Closed));
+            let (usual, _) = received(Inbox::default(), stream.clone(), piece_bytes).await;
+            assert_eq!(landed.len(), lengths.len());
+            assert!(landed == usual);
+            for (message, length) in landed.iter().zip(lengths) {
+                let Message::Write(write) = message else { panic!("another message") };
+                assert_eq!(write.data.len(), length);
+                assert_eq!(quoin_wire::first_mismatch(&write.data, &write.checksums), None);
+                if length >= LANDING_BYTES_MIN {
+                    assert!(write.data.as_ptr().addr().is_multiple_of(4096));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_end_within_large_data() {
+        let mut stream = [frame(1, 65_536), frame(2, 1 << 20)].concat();
+        stream.truncate(stream.len() - 1);
+        let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 50_000).await;
+        assert_eq!(messages.len(), 1);
+        assert!(matches!(end, ReadError::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_head_is_checked_before_its_data_lands() {
+        let changed = |at: usize, value: u8| {
+            let mut stream = frame(1, 65_536);
+            stream[at] ^= value;
+            // Without its data: nobody waits for that.
+            stream.truncate(HEADER_BYTES + 200);
+            stream
+        };
+        for (stream, expected) in [
+            (changed(14, 0x70), FrameError::TooLarge),
+            (changed(16, 1), FrameError::Checksum),
+            (changed(40, 1), FrameError::Checksum),
+        ] {
+            let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 4096).await;
+            assert!(messages.is_empty());
+            assert!(matches!(end, ReadError::Frame(error) if error == expected), "{end}");
+        }
+    }
+}
