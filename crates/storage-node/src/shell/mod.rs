@@ -3,6 +3,7 @@
 mod agent;
 mod connection;
 mod io_threads;
+mod jobs;
 mod metrics;
 mod peer;
 mod start;
