@@ -1,11 +1,12 @@
 //! Writes around the page cache (`O_DIRECT`).
 //!
-//! The device reads them from memory of ours: buffers that are aligned, used again and again, and made of huge pages
-//! where the kernel has some. A write to the page cache takes new pages instead, whose first touch may cost more than the
-//! device does; and a device takes one long piece of memory faster than hundreds of pages.
+//! The device reads them from memory of ours that is aligned, used again and again, and made of huge pages where the kernel
+//! has some: what arrived in such memory ([`crate::landing`]) from there, anything else from a buffer that it is copied to. A write to
+//! the page cache takes new pages instead, whose first touch may cost more than the device does; and a device takes one
+//! long piece of memory faster than hundreds of pages.
 
 use crate::DIRECT_BYTES;
-use crate::os::retry;
+use crate::os::{SLICES_MAX, retry};
 use memmap2::{Advice, MmapMut};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
@@ -45,13 +46,43 @@ impl Direct {
     pub(crate) fn write(
         &self,
         slices: &[IoSlice<'_>],
-        mut offset: u64,
+        offset: u64,
         flags: ReadWriteFlags,
     ) -> io::Result<bool> {
         assert_direct(slices, offset);
         if self.refused.load(Ordering::Relaxed) {
-            return Ok(false);
+            Ok(false)
+        } else if slices.iter().all(|slice| is_aligned(slice)) {
+            self.write_in_place(slices, offset, flags)
+        } else {
+            self.write_copied(slices, offset, flags)
         }
+    }
+
+    /// Writes aligned slices from where they are.
+    fn write_in_place(
+        &self,
+        slices: &[IoSlice<'_>],
+        mut offset: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<bool> {
+        for group in slices.to_vec().chunks_mut(SLICES_MAX) {
+            let length: usize = group.iter().map(|slice| slice.len()).sum();
+            if !self.write_aligned(group, offset, flags)? {
+                return Ok(false);
+            }
+            offset += length as u64;
+        }
+        Ok(true)
+    }
+
+    /// Writes slices from the buffer.
+    fn write_copied(
+        &self,
+        slices: &[IoSlice<'_>],
+        mut offset: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<bool> {
         let mut buffer = self.take_buffer()?;
         let mut filled = 0;
         let mut all_written = true;
@@ -62,13 +93,14 @@ impl Direct {
                 filled += now.len();
                 slice = later;
                 if filled == BUFFER_BYTES {
-                    all_written = self.write_aligned(&buffer, offset, flags)?;
+                    all_written = self.write_aligned(&mut [IoSlice::new(&buffer)], offset, flags)?;
                     offset += filled as u64;
                     filled = 0;
                 }
             }
         }
-        all_written = all_written && self.write_aligned(&buffer[..filled], offset, flags)?;
+        all_written =
+            all_written && self.write_aligned(&mut [IoSlice::new(&buffer[..filled])], offset, flags)?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
         Ok(all_written)
     }
@@ -83,13 +115,21 @@ impl Direct {
         Ok(buffer)
     }
 
-    fn write_aligned(&self, mut data: &[u8], mut offset: u64, flags: ReadWriteFlags) -> io::Result<bool> {
-        while !data.is_empty() {
-            match retry(|| pwritev2(&self.file, &[IoSlice::new(data)], offset, flags)) {
+    /// Writes at most [`SLICES_MAX`] aligned slices. `false` as in [`Direct::write`].
+    fn write_aligned(
+        &self,
+        mut slices: &mut [IoSlice<'_>],
+        mut offset: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<bool> {
+        // None are left when they are empty.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match retry(|| pwritev2(&self.file, slices, offset, flags)) {
                 // After a short write the next one must be aligned again: some of it is written twice.
                 Ok(written) if written as u64 >= DIRECT_BYTES => {
                     let whole = written - written % DIRECT_BYTES as usize;
-                    data = &data[whole..];
+                    IoSlice::advance_slices(&mut slices, whole);
                     offset += whole as u64;
                 }
                 Ok(_) => return Ok(false),
@@ -104,6 +144,12 @@ impl Direct {
     }
 }
 
+/// Whether a device can read it where it is.
+fn is_aligned(slice: &[u8]) -> bool {
+    slice.as_ptr().addr().is_multiple_of(DIRECT_BYTES as usize)
+        && slice.len().is_multiple_of(DIRECT_BYTES as usize)
+}
+
 /// Panics unless a direct write may be asked for like this.
 pub(crate) fn assert_direct(slices: &[IoSlice<'_>], offset: u64) {
     let length: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
@@ -111,4 +157,90 @@ pub(crate) fn assert_direct(slices: &[IoSlice<'_>], offset: u64) {
         offset.is_multiple_of(DIRECT_BYTES) && length.is_multiple_of(DIRECT_BYTES),
         "a direct write of {length} bytes at {offset} is not aligned"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::landing::Landing;
+    use bytes::Bytes;
+    use std::os::unix::fs::FileExt;
+
+    /// A file and its direct writes, where the filesystem of the build directory knows them.
+    fn file() -> Option<(fs::File, Direct)> {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let direct = Direct::reopen(&file)?;
+        Some((file, direct))
+    }
+
+    /// Bytes that differ from page to page, in memory that begins at a page.
+    fn landed(landing: &Landing, length: usize, seed: u32) -> Bytes {
+        let mut chunk = landing.take(length);
+        for (byte, at) in chunk.unfilled().iter_mut().zip(0_u32..) {
+            *byte = ((at / 64).wrapping_mul(31) + at + seed) as u8;
+        }
+        chunk.advance(length);
+        chunk.freeze()
+    }
+
+    fn expect_written(file: &fs::File, direct: &Direct, slices: &[&[u8]]) {
+        let io_slices: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        for flags in [ReadWriteFlags::empty(), ReadWriteFlags::DSYNC] {
+            file.set_len(0).unwrap();
+            assert!(direct.write(&io_slices, 8192, flags).unwrap() || direct.refused.load(Ordering::Relaxed));
+            if !direct.refused.load(Ordering::Relaxed) {
+                let expected = slices.concat();
+                let mut back = vec![0; expected.len()];
+                file.read_exact_at(&mut back, 8192).unwrap();
+                assert!(back == expected);
+                assert_eq!(file.metadata().unwrap().len(), 8192 + expected.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn aligned_slices_are_written_from_where_they_are() {
+        let Some((file, direct)) = file() else { return };
+        let landing = Landing::default();
+        let one = landed(&landing, 1 << 20, 1);
+        let other = landed(&landing, 3 << 16, 2);
+        let cut: Vec<&[u8]> = one.chunks(65_536).chain(other.chunks(4096).rev()).collect();
+        expect_written(&file, &direct, &cut);
+        expect_written(&file, &direct, &[&one[4096..8192], &one[8192..], &other, &one]);
+        assert!(direct.buffers.lock().unwrap().is_empty(), "nothing was copied");
+    }
+
+    #[test]
+    fn more_slices_than_one_call_takes() {
+        let Some((file, direct)) = file() else { return };
+        let landing = Landing::default();
+        let memory: Vec<Bytes> = (0..11).map(|seed| landed(&landing, 1 << 20, seed)).collect();
+        let cut: Vec<&[u8]> = memory.iter().flat_map(|bytes| bytes.chunks(4096).rev()).collect();
+        assert!(cut.len() > 2 * SLICES_MAX);
+        expect_written(&file, &direct, &cut);
+        assert!(direct.buffers.lock().unwrap().is_empty(), "nothing was copied");
+    }
+
+    #[test]
+    fn anything_else_is_copied() {
+        let Some((file, direct)) = file() else { return };
+        let landing = Landing::default();
+        let memory = landed(&landing, (1 << 20) + 8192, 1);
+        // An address between pages, a length of no whole pages, and aligned slices beside.
+        expect_written(&file, &direct, &[&memory[1..4097]]);
+        expect_written(&file, &direct, &[&[], &memory[..4096]]);
+        expect_written(&file, &direct, &[&memory[..1000], &memory[8192..12_288], &memory[1000..4096]]);
+        let odd = &memory[3..3 + (1 << 20)];
+        expect_written(&file, &direct, &[&memory[..1 << 20], odd, &memory[4096..8192], odd]);
+        assert_eq!(direct.buffers.lock().unwrap().len(), 1, "one buffer, used again");
+    }
+
+    #[test]
+    fn nothing_is_written_at_once() {
+        let Some((file, direct)) = file() else { return };
+        let plain = ReadWriteFlags::empty();
+        assert!(direct.write(&[], 0, plain).unwrap());
+        assert!(direct.write(&[IoSlice::new(&[])], 0, plain).unwrap());
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
 }

@@ -1,5 +1,5 @@
-//! Files, directories and memory maps as the disk engine sees them, the machine's clock, and sockets that outlive a process: the
-//! home of `unsafe`.
+//! Files, directories and memory maps as the disk engine sees them, memory that devices read from, the machine's clock, and sockets
+//! that outlive a process: the home of `unsafe`.
 //!
 //! Three implementations stand behind the same traits: [`OsDir`] (real files), [`MemDir`] (memory, with a model of what
 //! a loss of power leaves behind) and [`FaultyDir`] (a wrapper that makes the n-th read, write or sync fail). Nothing
@@ -7,13 +7,14 @@
 
 #![allow(
     unsafe_code,
-    reason = "memory maps and inherited descriptors need it; the rest of the workspace denies it"
+    reason = "memory maps, chunks of memory and inherited descriptors need it; the rest of the workspace denies it"
 )]
 
 pub mod clock;
 mod direct;
 mod faulty;
 pub mod inherited;
+pub mod landing;
 mod lock;
 mod memory;
 mod os;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// The most slices that one `pwritev` takes (Linux `UIO_MAXIOV`).
-const SLICES_MAX: usize = 1024;
+pub(crate) const SLICES_MAX: usize = 1024;
 
 /// The size of a page as the map's locks count it, and how many of these there are.
 const PAGE_BYTES: u64 = 4096;

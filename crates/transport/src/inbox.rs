@@ -1,12 +1,17 @@
 //! The receiving half.
 
-use bytes::BytesMut;
-use quoin_wire::{Decoder, FrameError, Message};
+use bytes::{Buf, BytesMut};
+use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
+use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
 use std::io;
+use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// What is read at once where no more is known to come.
 const READ_BYTES: usize = 64 * 1024;
+/// From this size on, data gets memory of its own, where the inbox has some for it. Of smaller frames many come with one read.
+const LANDING_BYTES_MIN: usize = 64 * 1024;
+const _: () = assert!(DATA_BYTES_MAX <= CHUNK_BYTES_MAX);
 
 /// Why a connection cannot be read any more.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +32,24 @@ pub enum ReadError {
 pub struct Inbox {
     buffer: BytesMut,
     decoder: Decoder,
+    /// Where large data goes; without one it stays in the buffer.
+    landing: Option<Arc<Landing>>,
+    arriving: Option<Arriving>,
+}
+
+/// A frame whose head has been taken, and whose data arrives in memory of its own. None of it is in the buffer.
+#[derive(Debug)]
+struct Arriving {
+    head: Head,
+    data: Chunk,
 }
 
 impl Inbox {
+    /// One whose large data arrives in this memory, read from the socket straight to there.
+    pub fn with_landing(landing: Arc<Landing>) -> Self {
+        Self { landing: Some(landing), ..Self::default() }
+    }
+
     /// Waits for bytes and reads what is there. Messages are then taken with [`Inbox::next_message`] until it gives none.
     ///
     /// # Errors
@@ -37,9 +57,7 @@ impl Inbox {
     pub async fn fill(&mut self, stream: &TcpStream) -> Result<(), ReadError> {
         loop {
             stream.readable().await?;
-            let missing = self.decoder.needed().saturating_sub(self.buffer.len());
-            self.buffer.reserve(missing.max(READ_BYTES));
-            match crate::try_read(stream, &mut self.buffer) {
+            match self.try_fill(stream) {
                 Ok(0) => return Err(ReadError::Closed),
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -48,12 +66,34 @@ impl Inbox {
         }
     }
 
+    fn try_fill(&mut self, stream: &TcpStream) -> io::Result<usize> {
+        if let Some(Arriving { data, .. }) = &mut self.arriving {
+            let read = crate::try_read_into(stream, data.unfilled())?;
+            data.advance(read);
+            return Ok(read);
+        }
+        let missing = self.decoder.needed().saturating_sub(self.buffer.len());
+        self.buffer.reserve(missing.max(READ_BYTES));
+        crate::try_read(stream, &mut self.buffer)
+    }
+
     /// The next whole message.
     ///
     /// # Errors
     /// What came is no frame.
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
-        self.decoder.next(&mut self.buffer)
+        let Some(landing) = &self.landing else { return self.decoder.next(&mut self.buffer) };
+        if self.arriving.is_none() {
+            match self.decoder.next_or_head(&mut self.buffer, LANDING_BYTES_MIN)? {
+                Some(Frame::Head(head)) => {
+                    self.arriving = Some(Arriving::begin(head, landing, &mut self.buffer));
+                }
+                Some(Frame::Whole(message)) => return Ok(Some(message)),
+                None => return Ok(None),
+            }
+        }
+        let Some(whole) = self.arriving.take_if(|arriving| arriving.data.is_full()) else { return Ok(None) };
+        whole.head.with_data(whole.data.freeze()).map(Some)
     }
 
     /// Waits for one message.
@@ -66,6 +106,126 @@ impl Inbox {
                 return Ok(message);
             }
             self.fill(stream).await?;
+        }
+    }
+}
+
+impl Arriving {
+    /// Takes what the buffer has of the data.
+    fn begin(head: Head, landing: &Landing, buffer: &mut BytesMut) -> Self {
+        let mut data = landing.take(head.data_bytes());
+        let there = buffer.len().min(head.data_bytes());
+        buffer.copy_to_slice(&mut data.unfilled()[..there]);
+        data.advance(there);
+        Self { head, data }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use quoin_types::{Epoch, ReplicaId, Seq};
+    use quoin_wire::{HEADER_BYTES, encode};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    /// A write's frame in the bytes of the document: its meta, and data of whole blocks that differ.
+    fn frame(seq: u64, data_bytes: usize) -> Vec<u8> {
+        let data: Vec<u8> = (0..data_bytes).map(|at| (at / 100 + at + seq as usize) as u8).collect();
+        let message = Message::Write(quoin_wire::Write {
+            replica: ReplicaId(1),
+            epoch: Epoch(2),
+            seq: Seq(seq),
+            offset: 0,
+            checksums: quoin_wire::block_checksums(&data),
+            data: Bytes::from(data),
+        });
+        let mut bytes = BytesMut::new();
+        let data = encode(&message, &mut bytes);
+        bytes.extend_from_slice(&data);
+        bytes.to_vec()
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connected, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (connected.unwrap(), accepted.unwrap().0)
+    }
+
+    /// Sends the stream in pieces, and gives what the inbox makes of it until the end of the connection.
+    async fn received(mut inbox: Inbox, stream: Vec<u8>, piece_bytes: usize) -> (Vec<Message>, ReadError) {
+        let (mut writer, reader) = pair().await;
+        let send = async move {
+            for piece in stream.chunks(piece_bytes) {
+                // The other side may have gone away over what came before.
+                if writer.write_all(piece).await.is_err() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let receive = async {
+            let mut messages = Vec::new();
+            loop {
+                match inbox.receive(&reader).await {
+                    Ok(message) => messages.push(message),
+                    Err(error) => return (messages, error),
+                }
+            }
+        };
+        tokio::join!(send, receive).1
+    }
+
+    #[tokio::test]
+    async fn large_data_lands_at_pages_and_nothing_is_mixed_up() {
+        let lengths = [4096, 65_536, 8192, 1 << 20, 1 << 20, 61_440, 69_632, 4096, 4096, 65_536];
+        let stream: Vec<u8> = (1..).zip(lengths).flat_map(|(seq, length)| frame(seq, length)).collect();
+        for piece_bytes in [1000, 65_000, 70_000, 900_000, stream.len()] {
+            let landing = Arc::new(Landing::default());
+            let (landed, end) = received(Inbox::with_landing(landing), stream.clone(), piece_bytes).await;
+            assert!(matches!(end, ReadError::Closed));
+            let (usual, _) = received(Inbox::default(), stream.clone(), piece_bytes).await;
+            assert_eq!(landed.len(), lengths.len());
+            assert!(landed == usual);
+            for (message, length) in landed.iter().zip(lengths) {
+                let Message::Write(write) = message else { panic!("another message") };
+                assert_eq!(write.data.len(), length);
+                assert_eq!(quoin_wire::first_mismatch(&write.data, &write.checksums), None);
+                if length >= LANDING_BYTES_MIN {
+                    assert!(write.data.as_ptr().addr().is_multiple_of(4096));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_end_within_large_data() {
+        let mut stream = [frame(1, 65_536), frame(2, 1 << 20)].concat();
+        stream.truncate(stream.len() - 1);
+        let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 50_000).await;
+        assert_eq!(messages.len(), 1);
+        assert!(matches!(end, ReadError::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_head_is_checked_before_its_data_lands() {
+        let changed = |at: usize, value: u8| {
+            let mut stream = frame(1, 65_536);
+            stream[at] ^= value;
+            // Without its data: nobody waits for that.
+            stream.truncate(HEADER_BYTES + 200);
+            stream
+        };
+        for (stream, expected) in [
+            (changed(14, 0x70), FrameError::TooLarge),
+            (changed(16, 1), FrameError::Checksum),
+            (changed(40, 1), FrameError::Checksum),
+        ] {
+            let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 4096).await;
+            assert!(messages.is_empty());
+            assert!(matches!(end, ReadError::Frame(error) if error == expected), "{end}");
         }
     }
 }

@@ -50,9 +50,22 @@ pub fn is_local(stream: &TcpStream) -> bool {
 /// As [`TcpStream::try_read_buf`]: [`io::ErrorKind::WouldBlock`] if nothing is there.
 pub fn try_read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     let room = buffer.capacity() - buffer.len();
+    try_read_with(stream, room, || stream.try_read_buf(buffer))
+}
+
+/// Reads what is there and has room, which there must be.
+fn try_read_into(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    try_read_with(stream, room.len(), || stream.try_read(room))
+}
+
+fn try_read_with(
+    stream: &TcpStream,
+    room: usize,
+    mut read: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut result = Err(io::ErrorKind::WouldBlock.into());
     let read = || {
-        result = stream.try_read_buf(buffer);
+        result = read();
         match result {
             // The socket is empty now. To say so is to wait for its next event, not for a read that finds nothing: a
             // system call saved for each message.

@@ -2,7 +2,7 @@
 
 use crate::fields::{Fields, PutFields};
 use crate::message::*;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use quoin_types::block::{BlockRun, BlockState};
 use quoin_types::limits::{BLOCK_RUNS_MAX, READ_BYTES_MAX, WRITE_BYTES_MAX};
 use quoin_types::{
@@ -14,15 +14,12 @@ use std::time::Duration;
 /// The size of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 /// `QUO` and the version of the framing.
-const MAGIC: [u8; 4] = *b"QUO\x02";
+pub(crate) const MAGIC: [u8; 4] = *b"QUO\x02";
 /// The most meta that a frame may have.
-const META_BYTES_MAX: usize = 2 << 20;
+pub(crate) const META_BYTES_MAX: usize = 2 << 20;
 /// The most data that a frame may have.
-const DATA_BYTES_MAX: usize =
+pub const DATA_BYTES_MAX: usize =
     if WRITE_BYTES_MAX > READ_BYTES_MAX { WRITE_BYTES_MAX } else { READ_BYTES_MAX } as usize;
-
-/// Data up to this size is copied out of the read buffer.
-const COPY_BYTES_MAX: usize = 16 * 1024;
 
 /// Why bytes are no frame. The connection they came on cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -95,62 +92,6 @@ pub fn encode(message: &Message, out: &mut BytesMut) -> Bytes {
     let checksum = crc32fast::hash(&out[start..]);
     out[start + 16..start + 20].copy_from_slice(&checksum.to_le_bytes());
     data
-}
-
-/// Takes frames from a connection's bytes.
-#[derive(Debug, Default)]
-pub struct Decoder {
-    needed: usize,
-}
-
-impl Decoder {
-    /// How many bytes the input must hold before the next call can give a message: a hint for reading.
-    pub fn needed(&self) -> usize {
-        self.needed.max(HEADER_BYTES)
-    }
-
-    /// Takes the next frame off the front of `input`; `None` when it is not all there yet.
-    ///
-    /// # Errors
-    /// [`FrameError`]: the connection is of no more use.
-    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Message>, FrameError> {
-        if input.len() < self.needed() {
-            return Ok(None);
-        }
-        if input[0..4] != MAGIC {
-            return Err(FrameError::Magic);
-        }
-        let field = |at: usize| u32::from_le_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]]);
-        let (meta_bytes, data_bytes, checksum) = (field(8) as usize, field(12) as usize, field(16));
-        if meta_bytes > META_BYTES_MAX || data_bytes > DATA_BYTES_MAX {
-            return Err(FrameError::TooLarge);
-        }
-        self.needed = HEADER_BYTES + meta_bytes + data_bytes;
-        if input.len() < self.needed {
-            return Ok(None);
-        }
-        self.needed = 0;
-        let mut head = input.split_to(HEADER_BYTES + meta_bytes);
-        let data = take_data(input, data_bytes);
-        head[16..20].fill(0);
-        if crc32fast::hash(&head) != checksum {
-            return Err(FrameError::Checksum);
-        }
-        let kind = head[4];
-        head.advance(HEADER_BYTES);
-        get_message(kind, Fields::new(head.freeze()), data).map(Some)
-    }
-}
-
-/// Small data is copied out, so that the read buffer can be used again at once; large data is shared with it.
-fn take_data(input: &mut BytesMut, bytes: usize) -> Bytes {
-    if bytes <= COPY_BYTES_MAX {
-        let data = Bytes::copy_from_slice(&input[..bytes]);
-        input.advance(bytes);
-        data
-    } else {
-        input.split_to(bytes).freeze()
-    }
 }
 
 fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {
@@ -494,7 +435,7 @@ fn put_fetch_reply(reply: &FetchReply, out: &mut BytesMut) -> (u8, Bytes) {
     (kind::FETCH_REPLY, reply.result.as_ref().map(|fetched| fetched.data.clone()).unwrap_or_default())
 }
 
-fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, FrameError> {
+pub(crate) fn get_message(kind: u8, mut fields: Fields, data: Bytes) -> Result<Message, FrameError> {
     let f = &mut fields;
     if !data.is_empty() && !matches!(kind, kind::WRITE | kind::READ_REPLY | kind::FETCH_REPLY) {
         return Err(FrameError::Value("amount of data"));

@@ -7,11 +7,13 @@
 //!
 //! Meta may grow at its end: a reader ignores bytes that it does not know. Anything else needs a new version.
 
+mod decoder;
 mod fields;
 pub mod frame;
 pub mod message;
 
-pub use frame::{Decoder, FrameError, HEADER_BYTES, encode};
+pub use decoder::{Decoder, Frame, Head};
+pub use frame::{DATA_BYTES_MAX, FrameError, HEADER_BYTES, encode};
 pub use message::*;
 
 use quoin_types::BLOCK_BYTES;

@@ -302,6 +302,39 @@ proptest! {
         prop_assert!(input.is_empty());
     }
 
+    /// The heads of large frames come as soon as they are there, wherever the stream is cut, and with their data they are the same.
+    #[test]
+    fn a_head_and_its_data_are_the_message(
+        messages in vec(message(), 1..4), cut in any::<prop::sample::Index>(), large_bytes in 0_usize..20_000,
+    ) {
+        let stream: Vec<u8> = messages.iter().flat_map(|message| frame(message).to_vec()).collect();
+        let cut = cut.index(stream.len());
+        let (mut decoder, mut input, mut seen) = (Decoder::default(), BytesMut::new(), Vec::new());
+        let mut waiting: Option<Head> = None;
+        for part in [&stream[..cut], &stream[cut..]] {
+            input.extend_from_slice(part);
+            loop {
+                if let Some(head) = waiting.take_if(|head| head.data_bytes() <= input.len()) {
+                    let data = input.split_to(head.data_bytes()).freeze();
+                    seen.push(head.with_data(data).unwrap());
+                }
+                if waiting.is_some() {
+                    break;
+                }
+                match decoder.next_or_head(&mut input, large_bytes).unwrap() {
+                    Some(Frame::Whole(message)) => seen.push(message),
+                    Some(Frame::Head(head)) => {
+                        prop_assert!(head.data_bytes() >= large_bytes.max(1));
+                        waiting = Some(head);
+                    }
+                    None => break,
+                }
+            }
+        }
+        prop_assert_eq!(seen, messages);
+        prop_assert!(input.is_empty());
+    }
+
     #[test]
     fn one_byte_at_a_time_is_the_same(message in prop_oneof![session_messages(), attach_messages()]) {
         let bytes = frame(&message);

@@ -2,7 +2,7 @@
 
 use crate::source::Source;
 use bytes::BytesMut;
-use quoin_wire::{Decoder, HEADER_BYTES, encode};
+use quoin_wire::{Decoder, Frame, HEADER_BYTES, Message, encode};
 
 /// More than any frame may need (`docs/wire-format.md`): 2 MiB of meta, 1 MiB of data.
 const FRAME_BYTES_MAX: usize = HEADER_BYTES + (3 << 20);
@@ -53,9 +53,24 @@ fn stream(bytes: &[u8], piece_bytes: usize) {
             let data = encode(&message, &mut again);
             again.extend_from_slice(&data);
             assert!(again.len() <= FRAME_BYTES_MAX);
+            let mut apart = again.clone();
             let repeated = Decoder::default().next(&mut again).expect("what was said is understood");
-            assert_eq!(repeated, Some(message));
+            assert_eq!(repeated.as_ref(), Some(&message));
             assert!(again.is_empty());
+            assert_eq!(head_and_data(&mut apart), message);
+            assert!(apart.is_empty());
         }
+    }
+}
+
+/// The frame at the front, its data taken apart from its head if it has any.
+fn head_and_data(input: &mut BytesMut) -> Message {
+    match Decoder::default().next_or_head(input, 0).expect("what was said is understood") {
+        Some(Frame::Whole(message)) => message,
+        Some(Frame::Head(head)) => {
+            let data = input.split_to(head.data_bytes()).freeze();
+            head.with_data(data).expect("what was said is understood")
+        }
+        None => panic!("a frame that is not whole"),
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
 async fn serve(shell: &Shell, stream: TcpStream) -> Result<(), ReadError> {
     quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
     let stream = Rc::new(stream);
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::with_landing(shell.landing.clone());
     let hello = tokio::time::timeout(HELLO_MAX, inbox.receive(&stream))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

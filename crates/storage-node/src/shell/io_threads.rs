@@ -1,5 +1,6 @@
 //! Threads that wait for the disk, so that the node's thread does not.
 
+use super::jobs::Jobs;
 use crate::node::{Fatal, Node, PullId, ReadJob};
 use quoin_disk::clock;
 use quoin_store::{
@@ -10,7 +11,6 @@ use quoin_wire::Source;
 use std::cell::Cell;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -62,11 +62,11 @@ impl Finished {
 
 /// The threads' queues. They end when it is dropped.
 pub(super) struct IoThreads {
-    places: Sender<PlaceJob>,
+    places: Jobs<PlaceJob>,
     syncs: Sender<SyncJob>,
     applies: Sender<ApplyJob>,
     checkpoints: Sender<CheckpointJob>,
-    reads: Sender<ReadJob>,
+    reads: Jobs<ReadJob>,
     scrubs: Sender<ScrubJob>,
     connects: UnboundedSender<(PullId, Source)>,
     connects_in: Cell<Option<UnboundedReceiver<(PullId, Source)>>>,
@@ -76,8 +76,8 @@ pub(super) struct IoThreads {
 impl IoThreads {
     pub(super) fn start() -> io::Result<(Self, Finished)> {
         let (done, done_in) = unbounded_channel();
-        let (places, jobs) = channel::<PlaceJob>();
-        spawn_several("place", PLACERS, jobs, &done, |job| Done::Place(job.run()))?;
+        let places = Jobs::new();
+        spawn_several("place", PLACERS, &places, &done, |job: PlaceJob| Done::Place(job.run()))?;
         let (syncs, jobs) = channel::<SyncJob>();
         spawn("sync", jobs, done.clone(), |job| {
             let (done, time) = run_sync(job);
@@ -92,8 +92,8 @@ impl IoThreads {
             job.run();
             Done::Scrub(Box::new(job))
         })?;
-        let (reads, jobs) = channel::<ReadJob>();
-        spawn_several("read", READERS, jobs, &done, |mut job: ReadJob| {
+        let reads = Jobs::new();
+        spawn_several("read", READERS, &reads, &done, |mut job: ReadJob| {
             job.run();
             Done::Read(Box::new(job))
         })?;
@@ -115,7 +115,7 @@ impl IoThreads {
 
     pub(super) fn place(&self, job: PlaceJob) {
         self.under_way.set(self.under_way.get() + 1);
-        self.places.send(job).expect("the threads that place live as long as their queue");
+        self.places.push(job);
     }
 
     pub(super) fn sync(&self, job: SyncJob) {
@@ -134,7 +134,7 @@ impl IoThreads {
     }
 
     pub(super) fn read(&self, job: ReadJob) {
-        self.reads.send(job).expect("the readers live as long as their queue");
+        self.reads.push(job);
     }
 
     pub(super) fn scrub(&self, job: ScrubJob) {
@@ -184,17 +184,14 @@ fn spawn<J: Send + 'static>(
 fn spawn_several<J: Send + 'static>(
     name: &str,
     count: usize,
-    jobs: Receiver<J>,
+    jobs: &Jobs<J>,
     done: &UnboundedSender<Done>,
     run: impl Fn(J) -> Done + Copy + Send + 'static,
 ) -> io::Result<()> {
-    let jobs = Arc::new(Mutex::new(jobs));
     for number in 0..count {
-        let (jobs, done) = (jobs.clone(), done.clone());
+        let (jobs, done) = (jobs.out(), done.clone());
         std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
-            loop {
-                let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
-                let Ok(job) = next else { return };
+            while let Some(job) = jobs.pop() {
                 if done.send(run(job)).is_err() {
                     return;
                 }

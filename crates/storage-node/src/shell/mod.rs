@@ -4,6 +4,7 @@ mod agent;
 mod brief_syncs;
 mod connection;
 mod io_threads;
+mod jobs;
 mod metrics;
 mod peer;
 mod start;
@@ -14,6 +15,7 @@ use agent::Reports;
 use brief_syncs::BriefSyncs;
 use io_threads::{Done, IoThreads};
 use quoin_disk::clock;
+use quoin_disk::landing::Landing;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_store::SyncJob;
@@ -23,6 +25,7 @@ use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -83,6 +86,8 @@ struct Shell {
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
     brief_syncs: BriefSyncs,
+    /// Where large data arrives, from all connections.
+    landing: Arc<Landing>,
     reports: Reports,
     busy_poll: BusyPoll,
     tcp_congestion_control: Option<String>,
@@ -128,6 +133,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         peers: RefCell::default(),
         threads,
         brief_syncs: BriefSyncs::new(),
+        landing: Arc::default(),
         reports,
         busy_poll,
         tcp_congestion_control: config.tcp_congestion_control.clone(),

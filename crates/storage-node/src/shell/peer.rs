@@ -88,7 +88,7 @@ async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<TcpStream>, Inbox
         node: source.node,
     }));
     outbox.drain().await?;
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::with_landing(shell.landing.clone());
     match inbox.receive(&stream).await? {
         Message::HelloReply(reply) if reply.node == source.node => Ok((stream, inbox)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer is not who it should be").into()),
