@@ -24,9 +24,8 @@ pub(crate) struct Server {
     pub(crate) target: Target,
     /// Whose CPU time counts.
     pub(crate) pids: Vec<u32>,
-    file: Option<PathBuf>,
-    /// Where what reads return lies, to be read into the page cache.
-    data: Vec<PathBuf>,
+    /// Where its data lies.
+    files: Vec<PathBuf>,
     /// Ends with this.
     _process: Option<Background>,
 }
@@ -35,8 +34,8 @@ impl Server {
     /// A volume of the cluster.
     pub(crate) fn quoin(dev: &Dev, mode: Mode) -> Self {
         let target = Target::Nbd(dev.uri_of(mode.volume()));
-        let data = (1..=3).map(|n| dev.dir().join(format!("data/storage-node-{n}/data"))).collect();
-        Self { name: "quoin ×3", target, pids: Usage::pids(&dev.dir()), file: None, data, _process: None }
+        let files = (1..=3).map(|n| dev.dir().join(format!("data/storage-node-{n}/data"))).collect();
+        Self { name: "quoin ×3", target, pids: Usage::pids(&dev.dir()), files, _process: None }
     }
 
     fn file(
@@ -55,35 +54,26 @@ impl Server {
             Err(error) => panic!("{name} has ended: {error}"),
         });
         let target = Target::Nbd(format!("nbd://127.0.0.1:{port}"));
-        let data = vec![file.clone()];
-        Self { name, target, pids: vec![process.pid()], file: Some(file), data, _process: Some(process) }
+        Self { name, target, pids: vec![process.pid()], files: vec![file], _process: Some(process) }
     }
 
     fn raw(dir: &Path) -> Self {
         let file = image(dir, "raw O_DSYNC");
         let target = Target::Raw(file.clone());
-        Self {
-            name: "raw O_DSYNC",
-            target,
-            pids: Vec::new(),
-            file: Some(file),
-            data: Vec::new(),
-            _process: None,
-        }
+        Self { name: "raw O_DSYNC", target, pids: Vec::new(), files: vec![file], _process: None }
     }
 
     /// Reads all of it into the page cache: reads are measured from there. Without readahead, whose large pages would make
     /// later writes dear for all.
     pub(crate) fn warm(&self) {
-        for path in &self.data {
+        for path in &self.files {
             read_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
     }
 
-    /// Writes what it left in the page cache, so that the next one does not meet it at the disk. (The cluster syncs all
-    /// the time.)
+    /// Writes what it left in the page cache, so that neither the next one nor its own next turn meets it at the disk.
     pub(crate) fn write_back(&self) {
-        if let Some(path) = &self.file {
+        for path in &self.files {
             let synced = File::open(path).and_then(|file| file.sync_data());
             synced.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
