@@ -14,29 +14,50 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One buffer: the most that is written at once, and a huge page.
 const BUFFER_BYTES: usize = 2 << 20;
 
+/// Buffers for the files of a directory: as many as there ever were writes at once.
+#[derive(Default)]
+pub(crate) struct Buffers(Mutex<Vec<MmapMut>>);
+
+impl Buffers {
+    fn take(&self) -> io::Result<MmapMut> {
+        if let Some(buffer) = self.all().pop() {
+            return Ok(buffer);
+        }
+        let buffer = MmapMut::map_anon(BUFFER_BYTES)?;
+        // Without huge pages it is slower, not wrong.
+        let _ = buffer.advise(Advice::HugePage);
+        Ok(buffer)
+    }
+
+    fn give_back(&self, buffer: MmapMut) {
+        self.all().push(buffer);
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<MmapMut>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A file, opened a second time for direct writes.
 pub(crate) struct Direct {
     file: fs::File,
-    /// As many as there ever were writes at once.
-    buffers: Mutex<Vec<MmapMut>>,
+    buffers: Arc<Buffers>,
     /// The filesystem took the flag, and then refused such a write.
     refused: AtomicBool,
 }
 
 impl Direct {
     /// Opens the file again; `None` if the filesystem does not know direct writes.
-    pub(crate) fn reopen(file: &fs::File) -> Option<Self> {
+    pub(crate) fn reopen(file: &fs::File, buffers: Arc<Buffers>) -> Option<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         match retry(|| open(&*path, flags, Mode::empty())) {
-            Ok(file) => {
-                Some(Self { file: file.into(), buffers: Mutex::default(), refused: AtomicBool::new(false) })
-            }
+            Ok(file) => Some(Self { file: file.into(), buffers, refused: AtomicBool::new(false) }),
             Err(_) => None,
         }
     }
@@ -83,7 +104,7 @@ impl Direct {
         mut offset: u64,
         flags: ReadWriteFlags,
     ) -> io::Result<bool> {
-        let mut buffer = self.take_buffer()?;
+        let mut buffer = self.buffers.take()?;
         let mut filled = 0;
         let mut all_written = true;
         for mut slice in slices.iter().map(|slice| &**slice) {
@@ -101,18 +122,8 @@ impl Direct {
         }
         all_written =
             all_written && self.write_aligned(&mut [IoSlice::new(&buffer[..filled])], offset, flags)?;
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        self.buffers.give_back(buffer);
         Ok(all_written)
-    }
-
-    fn take_buffer(&self) -> io::Result<MmapMut> {
-        if let Some(buffer) = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(buffer);
-        }
-        let buffer = MmapMut::map_anon(BUFFER_BYTES)?;
-        // Without huge pages it is slower, not wrong.
-        let _ = buffer.advise(Advice::HugePage);
-        Ok(buffer)
     }
 
     /// Writes at most [`SLICES_MAX`] aligned slices. `false` as in [`Direct::write`].
@@ -169,7 +180,7 @@ mod tests {
     /// A file and its direct writes, where the filesystem of the build directory knows them.
     fn file() -> Option<(fs::File, Direct)> {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let direct = Direct::reopen(&file)?;
+        let direct = Direct::reopen(&file, Arc::default())?;
         Some((file, direct))
     }
 
@@ -207,7 +218,7 @@ mod tests {
         let cut: Vec<&[u8]> = one.chunks(65_536).chain(other.chunks(4096).rev()).collect();
         expect_written(&file, &direct, &cut);
         expect_written(&file, &direct, &[&one[4096..8192], &one[8192..], &other, &one]);
-        assert!(direct.buffers.lock().unwrap().is_empty(), "nothing was copied");
+        assert!(direct.buffers.all().is_empty(), "nothing was copied");
     }
 
     #[test]
@@ -218,7 +229,7 @@ mod tests {
         let cut: Vec<&[u8]> = memory.iter().flat_map(|bytes| bytes.chunks(4096).rev()).collect();
         assert!(cut.len() > 2 * SLICES_MAX);
         expect_written(&file, &direct, &cut);
-        assert!(direct.buffers.lock().unwrap().is_empty(), "nothing was copied");
+        assert!(direct.buffers.all().is_empty(), "nothing was copied");
     }
 
     #[test]
@@ -232,7 +243,7 @@ mod tests {
         expect_written(&file, &direct, &[&memory[..1000], &memory[8192..12_288], &memory[1000..4096]]);
         let odd = &memory[3..3 + (1 << 20)];
         expect_written(&file, &direct, &[&memory[..1 << 20], odd, &memory[4096..8192], odd]);
-        assert_eq!(direct.buffers.lock().unwrap().len(), 1, "one buffer, used again");
+        assert_eq!(direct.buffers.all().len(), 1, "one buffer, used again");
     }
 
     #[test]

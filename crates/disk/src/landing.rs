@@ -16,7 +16,7 @@ pub const CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Where chunks begin: at multiples of this, in memory.
 const PAGE_BYTES: usize = 4096;
 /// The most blocks that are kept without being used.
-const FREE_BLOCKS_MAX: usize = 8;
+const FREE_BLOCKS_MAX: usize = 16;
 
 /// Gives chunks of memory out, to any thread.
 #[derive(Debug, Default)]
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn few_blocks_are_kept_and_the_last_used_comes_first() {
         let landing = Landing::default();
-        let mut blocks: Vec<Bytes> = (0..20).map(|with| filled(&landing, CHUNK_BYTES_MAX, with)).collect();
+        let mut blocks: Vec<Bytes> = (0..30).map(|with| filled(&landing, CHUNK_BYTES_MAX, with)).collect();
         let next = landing.take(CHUNK_BYTES_MAX);
         let last = blocks.remove(3);
         let address = last.as_ptr();

@@ -1,6 +1,6 @@
 //! Real files.
 
-use crate::direct::Direct;
+use crate::direct::{Buffers, Direct};
 use crate::lock::{Lock, lock_file};
 use crate::{Dir, File, Map, OpenMode};
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -23,6 +23,7 @@ const PAGE_LOCKS: usize = 16;
 /// A directory of the file system.
 pub struct OsDir {
     path: PathBuf,
+    buffers: Arc<Buffers>,
 }
 
 impl OsDir {
@@ -35,7 +36,7 @@ impl OsDir {
                 format!("{} is no directory", path.display()),
             ));
         }
-        Ok(Self { path })
+        Ok(Self { path, buffers: Arc::default() })
     }
 
     /// Where it is.
@@ -61,7 +62,8 @@ impl OsDir {
 
 impl Dir for OsDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(OsFile { file: self.open_file(name, mode)?, direct: OnceLock::new() }))
+        let file = self.open_file(name, mode)?;
+        Ok(Arc::new(OsFile { file, direct: OnceLock::new(), buffers: self.buffers.clone() }))
     }
 
     fn open_map(&self, name: &str) -> io::Result<Arc<dyn Map>> {
@@ -100,6 +102,8 @@ struct OsFile {
     file: fs::File,
     /// The same file, opened for direct writes when the first one comes; `None` where that is not possible.
     direct: OnceLock<Option<Direct>>,
+    /// What it writes from then.
+    buffers: Arc<Buffers>,
 }
 
 impl File for OsFile {
@@ -192,7 +196,7 @@ impl OsFile {
         offset: u64,
         flags: ReadWriteFlags,
     ) -> io::Result<bool> {
-        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file));
+        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file, self.buffers.clone()));
         direct.as_ref().map_or(Ok(false), |direct| direct.write(slices, offset, flags))
     }
 

@@ -133,12 +133,11 @@ impl Engine {
             }
             changes.extend(self.kept_change(id, extent, &held));
             let mut change = self.live_change(id, extent, entry);
-            let run = Run { slot, first_block, data };
             if is_whole && new_slot.is_some() {
-                effects.placed.push(run);
+                effects.placed.push(Run { slot, first_block, data });
                 change.placed_mask = mask;
             } else {
-                runs.push(run);
+                runs.push(Run { slot, first_block, data: apart(data, length) });
                 change.data_mask = mask;
                 change.copy_from = held.shared_slot().filter(|_| entry.zero_mask | mask != ALL_ZERO);
             }
@@ -190,6 +189,12 @@ impl Engine {
         let (layer, cell) = held.kept()?;
         Some(self.change(MapId { replica: id, layer }, extent, cell))
     }
+}
+
+/// A part of what was written, which is held in memory until it is applied: a small one of a large write is copied, so that it
+/// does not hold all of it.
+fn apart(part: Bytes, whole_bytes: u64) -> Bytes {
+    if part.len() as u64 * 4 <= whole_bytes { Bytes::copy_from_slice(&part) } else { part }
 }
 
 /// Whether the extent needs a slot for a write, or wants a new one.

@@ -45,9 +45,9 @@ struct Arriving {
 }
 
 impl Inbox {
-    /// One whose large data arrives in this memory, read from the socket straight to there.
-    pub fn with_landing(landing: Arc<Landing>) -> Self {
-        Self { landing: Some(landing), ..Self::default() }
+    /// From the next frame on, large data arrives in this memory, read from the socket straight to there.
+    pub fn land_in(&mut self, landing: Arc<Landing>) {
+        self.landing = Some(landing);
     }
 
     /// Waits for bytes and reads what is there. Messages are then taken with [`Inbox::next_message`] until it gives none.
@@ -130,6 +130,12 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
+    fn landing_in(landing: Arc<Landing>) -> Inbox {
+        let mut inbox = Inbox::default();
+        inbox.land_in(landing);
+        inbox
+    }
+
     /// A write's frame in the bytes of the document: its meta, and data of whole blocks that differ.
     fn frame(seq: u64, data_bytes: usize) -> Vec<u8> {
         let data: Vec<u8> = (0..data_bytes).map(|at| (at / 100 + at + seq as usize) as u8).collect();
@@ -184,7 +190,7 @@ mod tests {
         let stream: Vec<u8> = (1..).zip(lengths).flat_map(|(seq, length)| frame(seq, length)).collect();
         for piece_bytes in [1000, 65_000, 70_000, 900_000, stream.len()] {
             let landing = Arc::new(Landing::default());
-            let (landed, end) = received(Inbox::with_landing(landing), stream.clone(), piece_bytes).await;
+            let (landed, end) = received(landing_in(landing), stream.clone(), piece_bytes).await;
             assert!(matches!(end, ReadError::Closed));
             let (usual, _) = received(Inbox::default(), stream.clone(), piece_bytes).await;
             assert_eq!(landed.len(), lengths.len());
@@ -204,7 +210,7 @@ mod tests {
     async fn a_connection_may_end_within_large_data() {
         let mut stream = [frame(1, 65_536), frame(2, 1 << 20)].concat();
         stream.truncate(stream.len() - 1);
-        let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 50_000).await;
+        let (messages, end) = received(landing_in(Arc::default()), stream, 50_000).await;
         assert_eq!(messages.len(), 1);
         assert!(matches!(end, ReadError::Closed));
     }
@@ -223,7 +229,7 @@ mod tests {
             (changed(16, 1), FrameError::Checksum),
             (changed(40, 1), FrameError::Checksum),
         ] {
-            let (messages, end) = received(Inbox::with_landing(Arc::default()), stream, 4096).await;
+            let (messages, end) = received(landing_in(Arc::default()), stream, 4096).await;
             assert!(messages.is_empty());
             assert!(matches!(end, ReadError::Frame(error) if error == expected), "{end}");
         }

@@ -1,4 +1,5 @@
-//! Writes that are in the journal while their data is on its way: they are not accepted yet.
+//! Writes of batches that were given to the journal, and that are not accepted yet: something of them, or of one before, is on
+//! its way.
 
 use quoin_replication::replica::Replica;
 use quoin_store::Lsn;
@@ -6,7 +7,7 @@ use quoin_types::collections::HashMap;
 use quoin_types::{ReplicaId, Seq};
 use std::collections::VecDeque;
 
-/// The replicas that have such writes; all others have accepted everything.
+/// The replicas that have such writes; all others have accepted everything, but for what the current batch holds.
 #[derive(Debug, Default)]
 pub(super) struct Accepting {
     replicas: HashMap<ReplicaId, Waiting>,

@@ -141,6 +141,7 @@ impl Node {
         if self.moved.is_empty() || self.engine.has_uncommitted() {
             return;
         }
+        debug_assert!(self.appended.is_empty(), "a position that the journal does not have is told");
         let moved = std::mem::take(&mut self.moved);
         let mut told: Vec<(SessionId, Position)> = moved
             .into_iter()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What was accepted becomes durable within this time, and that of the sync: what a loss of power may take from a disk with
 /// a volatile cache.
-const SYNC_WITHIN: Duration = Duration::from_millis(2);
+const SYNC_WITHIN: Duration = Duration::from_millis(10);
 /// So much is worth a sync.
 const SYNC_BYTES: u64 = 4 << 20;
 /// What is durable goes to its place within this time. Nobody waits for it: until then reads find it in memory.
@@ -77,8 +77,13 @@ impl Gathering {
 
     /// Somebody waits for what was written.
     pub(super) fn ask(&mut self) {
-        self.asked = true;
+        self.asked = self.has_unsynced() || self.syncing.is_some();
         self.writes_unasked = 0;
+    }
+
+    /// Whether something waits for the next sync.
+    fn has_unsynced(&self) -> bool {
+        self.to_sync.since.is_some() || self.batch_bytes > 0
     }
 
     /// Whether somebody waits for the next sync.
@@ -103,6 +108,8 @@ impl Gathering {
     /// It has ended.
     pub(super) fn synced(&mut self, now: Moment) {
         let bytes = self.syncing.take().unwrap_or_default();
+        // Else who asked meanwhile, for what this one brought, would be taken for somebody who waits for a later write.
+        self.asked &= self.has_unsynced();
         self.to_apply.add(bytes, now);
         // Records that are no writes are few.
         self.looks_at_space |= bytes == 0;
@@ -173,17 +180,17 @@ mod tests {
     #[test]
     fn writes_that_nobody_waits_for_gather_for_a_while() {
         let mut gathering = unasked();
-        assert!(!gathering.wants_sync(false, after(1)));
-        assert_eq!(gathering.due(), Some(after(2)));
-        assert!(gathering.wants_sync(false, after(2)));
+        assert!(!gathering.wants_sync(false, after(9)));
+        assert_eq!(gathering.due(), Some(after(10)));
+        assert!(gathering.wants_sync(false, after(10)));
         gathering.sync_begins(true);
         gathering.took(4096);
-        gathering.wrote(after(3));
+        gathering.wrote(after(11));
         assert!(!gathering.wants_sync(false, after(60)), "one at a time");
         assert_eq!(gathering.due(), None);
-        gathering.synced(after(4));
-        assert_eq!(gathering.due(), Some(after(5)));
-        assert!(!gathering.wants_apply(after(13)) && gathering.wants_apply(after(14)));
+        gathering.synced(after(12));
+        assert_eq!(gathering.due(), Some(after(21)));
+        assert!(!gathering.wants_apply(after(21)) && gathering.wants_apply(after(22)));
     }
 
     #[test]
@@ -218,6 +225,21 @@ mod tests {
         gathering.sync_begins(true);
         gathering.synced(START);
         assert!(gathering.wants_apply(START));
+    }
+
+    #[test]
+    fn whoever_asks_for_what_is_durable_asks_for_nothing() {
+        let mut gathering = unasked();
+        gathering.sync_begins(true);
+        gathering.ask();
+        assert!(gathering.is_asked(), "it may have to begin anew for that");
+        gathering.synced(START);
+        assert!(!gathering.is_asked());
+        gathering.ask();
+        assert!(!gathering.is_asked());
+        gathering.took(4096);
+        gathering.ask();
+        assert!(gathering.is_asked());
     }
 
     #[test]

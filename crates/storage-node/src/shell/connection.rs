@@ -53,12 +53,14 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
 async fn serve(shell: &Shell, stream: TcpStream) -> Result<(), ReadError> {
     quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
     let stream = Rc::new(stream);
-    let mut inbox = Inbox::with_landing(shell.landing.clone());
+    let mut inbox = Inbox::default();
     let hello = tokio::time::timeout(HELLO_MAX, inbox.receive(&stream))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let Message::Hello(hello) = hello else { return Err(wrong("the first frame is no hello")) };
     check(shell, &hello)?;
+    // Memory by the megabyte is for those who have said who they are.
+    inbox.land_in(shell.landing.clone());
     let link = Link { outbox: Outbox::new(stream.clone()), closed: CancellationToken::new() };
     let (outbox, closed) = (link.outbox.clone(), link.closed.clone());
     let mut id = SessionId(0);
@@ -99,6 +101,9 @@ async fn receive(
             loop {
                 match inbox.next_message() {
                     Ok(Some(message)) => {
+                        if count == 0 {
+                            shell.brief_syncs.heard(Some(id));
+                        }
                         count += 1;
                         node.on_message(id, message, now)?;
                     }

@@ -156,6 +156,8 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     }
     stopping.cancel();
     if let Some(fatal) = shell.fatal.take() {
+        // Jobs may still be under way: the disk stays locked until the process has ended, and with it the last of them.
+        std::mem::forget(shell.node.borrow_mut().take());
         return Err(fatal.into());
     }
     tracing::info!("making everything durable");

@@ -50,6 +50,7 @@ async fn pull(
     let receive = async {
         loop {
             let mut broken = None;
+            shell.brief_syncs.heard(None);
             shell.event(|node, now| {
                 loop {
                     match inbox.next_message() {
@@ -88,7 +89,8 @@ async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<TcpStream>, Inbox
         node: source.node,
     }));
     outbox.drain().await?;
-    let mut inbox = Inbox::with_landing(shell.landing.clone());
+    let mut inbox = Inbox::default();
+    inbox.land_in(shell.landing.clone());
     match inbox.receive(&stream).await? {
         Message::HelloReply(reply) if reply.node == source.node => Ok((stream, inbox)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer is not who it should be").into()),
