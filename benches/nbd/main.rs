@@ -97,6 +97,7 @@ fn main() -> Result<(), String> {
         counts::by_role(&dev, options.seconds);
     }
     if idle {
+        come_to_rest(&dev);
         counts::idle(&dev);
     }
     println!("load average {load} before, {} after", load_average());
@@ -111,6 +112,10 @@ fn prefill(dev: &Dev, against: Option<&Against>) {
         fio::prefill(server);
         server.write_back();
     }
+    come_to_rest(dev);
+}
+
+fn come_to_rest(dev: &Dev) {
     let cluster = Usage::pids(&dev.dir());
     let mut before = (now(), Usage::cpu_seconds(&cluster));
     until("the cluster to come to rest", PATIENCE, || {
