@@ -85,6 +85,7 @@ mod tests {
         syncs.took(BRIEF_MAX + Duration::from_micros(1));
         assert!(!is_brief());
     }
+
     #[test]
     fn several_who_speak_by_turns_share_a_sync() {
         let syncs = BriefSyncs::new();
