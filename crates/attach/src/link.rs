@@ -102,12 +102,15 @@ pub(crate) struct Link {
     to_kernel: Queue,
     /// How long to wait before the gateway is asked again.
     pause: Duration,
+    /// When it was reached last, since the machine's boot.
+    opened_at: Duration,
 }
 
 impl Link {
     pub(crate) fn new(shared: Rc<Shared>, number: usize, kernel: UnixStream) -> Self {
         let (from_kernel, to_kernel) = (Arrived::default(), Queue::default());
-        Self { shared, number, kernel, from_kernel, to_kernel, pause: Duration::ZERO }
+        let (pause, opened_at) = (Duration::ZERO, since_boot());
+        Self { shared, number, kernel, from_kernel, to_kernel, pause, opened_at }
     }
 
     /// Serves the connection until the device is detached.
@@ -128,6 +131,10 @@ impl Link {
             match broken {
                 Broken::Gateway(error) => {
                     tracing::warn!(connection = self.number, %error, "the gateway is gone; connecting again");
+                    // One that hangs up as soon as it is reached is not to be asked without a pause.
+                    let was_there = since_boot().saturating_sub(self.opened_at) >= RETRY_MAX;
+                    let longer = (self.pause * 2).clamp(RETRY_MIN, RETRY_MAX);
+                    self.pause = if was_there { Duration::ZERO } else { longer };
                     upstream = None;
                 }
                 Broken::ShutDown => {
@@ -135,7 +142,7 @@ impl Link {
                         connection = self.number,
                         "the gateway stops, or has the volume no more; connecting again to see which"
                     );
-                    // One that says so again and again is not to be asked without a pause.
+                    // Nor one that says so again and again.
                     self.pause = RETRY_MAX;
                     upstream = None;
                 }
@@ -189,7 +196,7 @@ impl Link {
             () = watch => return Err(Broken::Kernel),
             () = shared.fenced.cancelled() => return Err(Broken::Fenced),
         };
-        self.pause = Duration::ZERO;
+        self.opened_at = since_boot();
         let again = shared.relays[self.number].borrow_mut().again();
         let requests = again.len();
         again.into_iter().for_each(|request| upstream.unsent.push_payload(request));

@@ -318,6 +318,21 @@ fn what_a_gateway_that_shuts_down_refuses_is_asked_of_its_successor() {
 }
 
 #[test]
+fn a_gateway_that_hangs_up_at_once_is_asked_less_and_less_often() {
+    play(async {
+        let bench = Bench::new(1, Duration::from_secs(30)).await;
+        let begun = since_boot();
+        let (_kernel, link) = bench.link(0);
+        for _ in 0..7 {
+            drop(bench.gateway.accept().await);
+        }
+        // 5 ms, and twice as long each time.
+        assert!(since_boot() - begun >= Duration::from_millis(315));
+        link.abort();
+    });
+}
+
+#[test]
 fn a_gateway_that_shuts_down_and_has_lost_the_volume_when_it_is_back_is_the_end() {
     play(async {
         let bench = Bench::new(1, Duration::from_secs(30)).await;

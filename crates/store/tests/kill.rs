@@ -100,6 +100,7 @@ fn child() {
         jobs
     });
     let mut seq = engine.replica(ONE).unwrap().position.0;
+    let mut accepted = seq;
     loop {
         for _ in 0..=mix(seq) % 6 {
             seq += 1;
@@ -115,10 +116,16 @@ fn child() {
                 }
             }
         }
-        engine.commit().unwrap();
-        println!("A {seq}");
+        // Now and then somebody waits for it.
+        let through = if mix(seq) >> 60 < 6 { engine.submit_through().unwrap() } else { None };
+        if through.is_none() {
+            engine.commit().unwrap();
+            accepted = seq;
+            println!("A {seq}");
+        }
+        let through = through.map(|(_, job)| job);
         let jobs = [
-            engine.start_sync().map(Job::Sync),
+            through.or_else(|| engine.start_sync()).map(Job::Sync),
             engine.start_apply().map(Job::Apply),
             engine.start_checkpoint(mix(seq).is_multiple_of(32)).map(Job::Checkpoint),
         ];
@@ -129,6 +136,10 @@ fn child() {
             match outcome {
                 Done::Sync(done, seq) => {
                     engine.finish_sync(done).unwrap();
+                    if seq > accepted {
+                        accepted = seq;
+                        println!("A {seq}");
+                    }
                     println!("D {seq}");
                 }
                 Done::Apply(done) => engine.finish_apply(done).unwrap(),

@@ -52,6 +52,15 @@ impl World {
             .filter(|(_, segment)| lacks(segment))
             .map(|(at, _)| at)
             .collect();
+        // Refused though it is sound: what a disk before it had asked came late, and was taken for another replacement.
+        let own = self.nodes[index].disk_id.filter(|_| self.nodes[index].refused);
+        let is_useless = |disk: DiskId| {
+            volume
+                .usable_segments()
+                .iter()
+                .all(|segment| segment.members().all(|(replica, _)| replica.disk != disk))
+        };
+        let useless = own.filter(|disk| is_useless(*disk));
         for segment in lacking {
             self.operate(Request::MoveReplica(v1::MoveReplicaRequest {
                 volume: EXPORT.into(),
@@ -63,6 +72,20 @@ impl World {
         if is_free {
             self.wipe_restored(index);
         }
+        if let Some(disk) = useless {
+            self.wipe_refused(index, disk);
+        }
+    }
+
+    /// The operator does what the managers' refusal says.
+    fn wipe_refused(&mut self, index: usize, disk: DiskId) {
+        self.trace.line(self.now, || format!("the refused disk of node {index} is wiped"));
+        self.kill(Process::Node(index), LOOK_AGAIN);
+        let process = &mut self.nodes[index];
+        process.disk = process.disk.wiped();
+        process.disk_id = None;
+        process.refused = false;
+        self.lost_disks.insert(disk);
     }
 
     /// Whether, without this disk and those that are lost already, a majority is left of each segment's voters, of the present
