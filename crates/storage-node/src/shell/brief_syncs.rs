@@ -39,7 +39,7 @@ impl BriefSyncs {
 
     /// A sync has taken so long, wherever it was waited for.
     pub(super) fn took(&self, time: Duration) {
-        self.longest.set(time.max(self.longest.get() * 15 / 16));
+        self.longest.set(time.max(self.longest.get() * 3 / 4));
     }
 
     /// Whether this one is to be waited for here.
@@ -73,11 +73,11 @@ mod tests {
             }
             count
         };
-        assert!((5..20).contains(&until_brief()));
+        assert!((2..5).contains(&until_brief()));
         syncs.took(Duration::from_millis(10));
         assert!(!is_brief());
         assert!(
-            (40..80).contains(&until_brief()),
+            (10..20).contains(&until_brief()),
             "a disk that is slow now and then is waited for elsewhere"
         );
         syncs.took(BRIEF_MAX);
