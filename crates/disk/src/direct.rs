@@ -1,63 +1,37 @@
 //! Writes around the page cache (`O_DIRECT`).
 //!
 //! The device reads them from memory of ours that is aligned, used again and again, and made of huge pages where the kernel
-//! has some: what arrived in such memory ([`crate::landing`]) from there, anything else from a buffer that it is copied to. A write to
+//! has some: what arrived in such memory ([`crate::landing`]) from there, anything else from a copy there. A write to
 //! the page cache takes new pages instead, whose first touch may cost more than the device does; and a device takes one
 //! long piece of memory faster than hundreds of pages.
 
 use crate::DIRECT_BYTES;
+use crate::landing::{CHUNK_BYTES_MAX, Landing};
 use crate::os::{SLICES_MAX, retry};
-use memmap2::{Advice, MmapMut};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// One buffer: the most that is written at once, and a huge page.
-const BUFFER_BYTES: usize = 2 << 20;
-
-/// Buffers for the files of a directory: as many as there ever were writes at once.
-#[derive(Default)]
-pub(crate) struct Buffers(Mutex<Vec<MmapMut>>);
-
-impl Buffers {
-    fn take(&self) -> io::Result<MmapMut> {
-        if let Some(buffer) = self.all().pop() {
-            return Ok(buffer);
-        }
-        let buffer = MmapMut::map_anon(BUFFER_BYTES)?;
-        // Without huge pages it is slower, not wrong.
-        let _ = buffer.advise(Advice::HugePage);
-        Ok(buffer)
-    }
-
-    fn give_back(&self, buffer: MmapMut) {
-        self.all().push(buffer);
-    }
-
-    fn all(&self) -> MutexGuard<'_, Vec<MmapMut>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A file, opened a second time for direct writes.
 pub(crate) struct Direct {
     file: fs::File,
-    buffers: Arc<Buffers>,
+    /// Where what is not aligned is copied to.
+    landing: Arc<Landing>,
     /// The filesystem took the flag, and then refused such a write.
     refused: AtomicBool,
 }
 
 impl Direct {
     /// Opens the file again; `None` if the filesystem does not know direct writes.
-    pub(crate) fn reopen(file: &fs::File, buffers: Arc<Buffers>) -> Option<Self> {
+    pub(crate) fn reopen(file: &fs::File, landing: Arc<Landing>) -> Option<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         match retry(|| open(&*path, flags, Mode::empty())) {
-            Ok(file) => Some(Self { file: file.into(), buffers, refused: AtomicBool::new(false) }),
+            Ok(file) => Some(Self { file: file.into(), landing, refused: AtomicBool::new(false) }),
             Err(_) => None,
         }
     }
@@ -97,33 +71,33 @@ impl Direct {
         Ok(true)
     }
 
-    /// Writes slices from the buffer.
+    /// Writes slices from copies of them.
     fn write_copied(
         &self,
         slices: &[IoSlice<'_>],
         mut offset: u64,
         flags: ReadWriteFlags,
     ) -> io::Result<bool> {
-        let mut buffer = self.buffers.take()?;
-        let mut filled = 0;
-        let mut all_written = true;
-        for mut slice in slices.iter().map(|slice| &**slice) {
-            while all_written && !slice.is_empty() {
-                let (now, later) = slice.split_at(slice.len().min(BUFFER_BYTES - filled));
-                buffer[filled..filled + now.len()].copy_from_slice(now);
-                filled += now.len();
-                slice = later;
-                if filled == BUFFER_BYTES {
-                    all_written = self.write_aligned(&mut [IoSlice::new(&buffer)], offset, flags)?;
-                    offset += filled as u64;
-                    filled = 0;
-                }
+        let mut left: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut slices = slices.iter().map(|slice| &**slice);
+        let mut slice = slices.next().unwrap_or_default();
+        while left > 0 {
+            let mut copy = self.landing.take(left.min(CHUNK_BYTES_MAX));
+            while !copy.is_full() {
+                let room = copy.unfilled();
+                let (now, later) = slice.split_at(slice.len().min(room.len()));
+                room[..now.len()].copy_from_slice(now);
+                copy.advance(now.len());
+                slice = if later.is_empty() { slices.next().unwrap_or_default() } else { later };
             }
+            let copy = copy.freeze();
+            if !self.write_aligned(&mut [IoSlice::new(&copy)], offset, flags)? {
+                return Ok(false);
+            }
+            offset += copy.len() as u64;
+            left -= copy.len();
         }
-        all_written =
-            all_written && self.write_aligned(&mut [IoSlice::new(&buffer[..filled])], offset, flags)?;
-        self.buffers.give_back(buffer);
-        Ok(all_written)
+        Ok(true)
     }
 
     /// Writes at most [`SLICES_MAX`] aligned slices. `false` as in [`Direct::write`].
@@ -173,7 +147,6 @@ pub(crate) fn assert_direct(slices: &[IoSlice<'_>], offset: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::landing::Landing;
     use bytes::Bytes;
     use std::os::unix::fs::FileExt;
 
@@ -218,7 +191,7 @@ mod tests {
         let cut: Vec<&[u8]> = one.chunks(65_536).chain(other.chunks(4096).rev()).collect();
         expect_written(&file, &direct, &cut);
         expect_written(&file, &direct, &[&one[4096..8192], &one[8192..], &other, &one]);
-        assert!(direct.buffers.all().is_empty(), "nothing was copied");
+        assert!(direct.landing.blocks() == 0, "nothing was copied");
     }
 
     #[test]
@@ -229,7 +202,7 @@ mod tests {
         let cut: Vec<&[u8]> = memory.iter().flat_map(|bytes| bytes.chunks(4096).rev()).collect();
         assert!(cut.len() > 2 * SLICES_MAX);
         expect_written(&file, &direct, &cut);
-        assert!(direct.buffers.all().is_empty(), "nothing was copied");
+        assert!(direct.landing.blocks() == 0, "nothing was copied");
     }
 
     #[test]
@@ -243,7 +216,7 @@ mod tests {
         expect_written(&file, &direct, &[&memory[..1000], &memory[8192..12_288], &memory[1000..4096]]);
         let odd = &memory[3..3 + (1 << 20)];
         expect_written(&file, &direct, &[&memory[..1 << 20], odd, &memory[4096..8192], odd]);
-        assert_eq!(direct.buffers.all().len(), 1, "one buffer, used again");
+        assert_eq!(direct.landing.blocks(), 1, "one buffer, used again");
     }
 
     #[test]

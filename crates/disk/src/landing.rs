@@ -1,5 +1,5 @@
-//! Memory in which large data arrives, and from which a device takes it ([`File::write_direct_at`](crate::File::write_direct_at))
-//! without a copy in between.
+//! Memory in which large data arrives, or is copied to, and from which a device takes it ([`File::write_direct_at`](crate::File::write_direct_at))
+//! as it is.
 //!
 //! Blocks of 2 MiB, made of huge pages where the kernel has some, are cut into chunks that begin at a page. A chunk is filled by its one
 //! owner and then frozen to [`Bytes`]. A block whose last chunk is gone is used again, for its pages are there and may be in
@@ -152,14 +152,21 @@ impl AsRef<[u8]> for Piece {
 }
 
 #[cfg(test)]
+impl Landing {
+    /// How many there are that no chunk holds.
+    fn free_blocks(&self) -> usize {
+        self.free.lock().unwrap().len()
+    }
+
+    /// How many there are, if no chunk holds one.
+    pub(crate) fn blocks(&self) -> usize {
+        self.free_blocks() + usize::from(self.current.lock().unwrap().block.is_some())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    impl Landing {
-        fn free_blocks(&self) -> usize {
-            self.free.lock().unwrap().len()
-        }
-    }
 
     fn filled(landing: &Landing, length: usize, with: u8) -> Bytes {
         let mut chunk = landing.take(length);

@@ -1,6 +1,7 @@
 //! Real files.
 
-use crate::direct::{Buffers, Direct};
+use crate::direct::Direct;
+use crate::landing::Landing;
 use crate::lock::{Lock, lock_file};
 use crate::{Dir, File, Map, OpenMode};
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -23,7 +24,7 @@ const PAGE_LOCKS: usize = 16;
 /// A directory of the file system.
 pub struct OsDir {
     path: PathBuf,
-    buffers: Arc<Buffers>,
+    landing: Arc<Landing>,
 }
 
 impl OsDir {
@@ -36,7 +37,7 @@ impl OsDir {
                 format!("{} is no directory", path.display()),
             ));
         }
-        Ok(Self { path, buffers: Arc::default() })
+        Ok(Self { path, landing: Arc::default() })
     }
 
     /// Where it is.
@@ -63,7 +64,7 @@ impl OsDir {
 impl Dir for OsDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let file = self.open_file(name, mode)?;
-        Ok(Arc::new(OsFile { file, direct: OnceLock::new(), buffers: self.buffers.clone() }))
+        Ok(Arc::new(OsFile { file, direct: OnceLock::new(), landing: self.landing.clone() }))
     }
 
     fn open_map(&self, name: &str) -> io::Result<Arc<dyn Map>> {
@@ -103,7 +104,7 @@ struct OsFile {
     /// The same file, opened for direct writes when the first one comes; `None` where that is not possible.
     direct: OnceLock<Option<Direct>>,
     /// What it writes from then.
-    buffers: Arc<Buffers>,
+    landing: Arc<Landing>,
 }
 
 impl File for OsFile {
@@ -196,7 +197,7 @@ impl OsFile {
         offset: u64,
         flags: ReadWriteFlags,
     ) -> io::Result<bool> {
-        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file, self.buffers.clone()));
+        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file, self.landing.clone()));
         direct.as_ref().map_or(Ok(false), |direct| direct.write(slices, offset, flags))
     }
 

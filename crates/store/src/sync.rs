@@ -46,24 +46,15 @@ impl SyncJob {
         SyncDone { lsn: self.lsn, result }
     }
 
-    /// A batch that is written here is durable then; with it there is nothing else to do. Else the journal comes first, for other threads write data meanwhile. What they have left is written here, and then one
-    /// sync covers it.
+    /// A batch that is written here is durable then; with it there is nothing else to do. Else the journal comes first, for
+    /// other threads write data meanwhile. What they have left is written here, and then one sync covers it.
     fn run_all(&self) -> io::Result<()> {
-        if self
-            .batch
-            .as_ref()
-            .is_some_and(|batch| batch.run_and(|outcome| outcome.is_some_and(Result::is_err)))
-        {
-            // Who finishes this finds the cause in the task.
+        if self.batch.as_ref().is_some_and(Task::fails) {
             return Err(io::Error::other("a batch could not be written through"));
         }
         self.journal.iter().try_for_each(|file| file.sync())?;
-        for place in &self.places {
-            let failed = place.run_and(|outcome| outcome.is_some_and(Result::is_err));
-            if failed {
-                // Who finishes this finds the cause in the task.
-                return Err(io::Error::other("data could not be written to its slots"));
-            }
+        if self.places.iter().any(Task::fails) {
+            return Err(io::Error::other("data could not be written to its slots"));
         }
         self.data.as_ref().map_or(Ok(()), |data| data.sync())
     }

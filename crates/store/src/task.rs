@@ -1,5 +1,6 @@
 //! A piece of work that any thread may do, and that its owner can do or wait for when it can wait no longer.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Work without access to the engine.
@@ -57,6 +58,13 @@ impl<W: Work> Task<W> {
             Progress::Done(outcome) => Some(outcome),
             _ => None,
         }
+    }
+}
+
+impl<W: Work<Outcome = io::Result<()>>> Task<W> {
+    /// Does the work, or waits for whoever does it, and says whether it failed. Who harvests it finds the cause.
+    pub(crate) fn fails(&self) -> bool {
+        self.run_and(|outcome| outcome.is_some_and(Result::is_err))
     }
 }
 

@@ -361,17 +361,14 @@ impl Node {
     /// Writes the batch to the journal: through, where somebody waits for that.
     fn write_batch(&mut self, now: Moment) -> Result<(), Fatal> {
         let through = if self.gathering.is_asked() { self.engine.submit_through()? } else { None };
-        let is_through = through.is_some();
-        let written = match through {
-            Some((written, job)) => {
-                self.outputs.push(Output::Sync(job));
-                written
-            }
-            None => self.engine.submit()?,
+        let (written, sync) = match through {
+            Some((written, job)) => (written, Some(job)),
+            None => (self.engine.submit()?, None),
         };
         self.gathering.wrote(now);
-        if is_through {
+        if let Some(job) = sync {
             self.gathering.sync_begins(true);
+            self.outputs.push(Output::Sync(job));
         }
         for id in self.appended.drain() {
             let Some(replica) = self.replicas.get(&id) else { continue };
