@@ -197,6 +197,31 @@ fn what_resync_brings_belongs_to_the_snapshots_that_are_not_older() {
     assert_eq!(used_extents(&engine), 3);
 }
 
+/// A clone is as its base where it was not written: what comes late of that is the clone's as well, and so is that the base was
+/// never written. A clone that was written keeps its own.
+#[test]
+fn what_resync_brings_reaches_the_clones_of_such_snapshots() {
+    let (_, mut engine) = disk(64);
+    fill(&mut engine, 1, 0, 48, 1);
+    snapshot(&mut engine, 1, 10);
+    engine.clone_replica(CLONE, SEGMENT, Bytes::from_static(b"clone"), ONE, SnapshotId(1)).unwrap();
+    engine.create_snapshot(CLONE, SnapshotId(9), Seq(11)).unwrap();
+    write(&mut engine, CLONE, 12, 16, &[5; 16]).unwrap();
+    checkpoint(&mut engine);
+    let (sums, data) = blocks(&[7; 16]);
+    let sums: [u32; 16] = sums.try_into().unwrap();
+    for extent in [0, 1] {
+        engine.put_extent(ONE, ExtentIndex(extent), Seq(9), 0, &sums, 0, data.clone()).unwrap();
+    }
+    engine.put_extent(ONE, ExtentIndex(2), Seq(0), 0, &[0; 16], !0, Bytes::new()).unwrap();
+    checkpoint(&mut engine);
+    assert_eq!(read_view(&mut engine, S1, 0, 48), [[7; 16], [7; 16], [0; 16]].concat());
+    assert_eq!(read(&mut engine, CLONE, 0, 48), [[7; 16], [5; 16], [0; 16]].concat());
+    let nine = View::Snapshot(SnapshotId(9));
+    let seen = try_read_view(&mut engine, CLONE, nine, 0, 48).unwrap();
+    assert_eq!(seen, [[7; 16], [7; 16], [0; 16]].concat());
+}
+
 #[test]
 fn a_clone_shares_until_it_writes_and_outlives_what_it_came_from() {
     let (dir, mut engine) = disk(64);

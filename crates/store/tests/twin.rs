@@ -54,7 +54,7 @@ fn ops() -> impl Strategy<Value = Op> {
         8 => (id.clone(), 0..5u64, 16..24u64, 1..u64::MAX).prop_map(|(id, extent, count, value)|
             Op::Write { id, block: extent * 16, count, value }),
         4 => (id.clone(), block.clone(), 1..60u64).prop_map(|(id, block, count)| Op::Zero { id, block, count }),
-        3 => (id.clone(), 0..5u32, 0..30u64, prop_oneof![Just(0u16), any::<u16>()],
+        3 => (id.clone(), 0..5u32, 0..60u64, prop_oneof![Just(0u16), any::<u16>()],
               prop_oneof![Just(0xffffu16), Just(0), any::<u16>()], 1..u64::MAX)
             .prop_map(|(id, extent, version, keep, zero_mask, value)|
                 Op::PutExtent { id, extent, version, keep, zero_mask, value }),
@@ -92,6 +92,10 @@ struct TwinReplica {
     now: TwinState,
     /// By their ids, each whole.
     snapshots: BTreeMap<u64, TwinSnapshot>,
+    /// Snapshots that are deleted, of which clones may be left.
+    deleted: Vec<TwinSnapshot>,
+    /// The snapshot that it is a clone of, by its seq, which no other one has.
+    base: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -107,22 +111,48 @@ struct TwinState {
     /// Zero for a block of zeros.
     blocks: BTreeMap<u64, u64>,
     versions: BTreeMap<u32, u64>,
+    /// In a clone, the extents that are not as in the base any more.
+    own: BTreeSet<u32>,
+}
+
+/// What is done to an extent.
+type Change<'a> = &'a dyn Fn(&mut TwinState);
+
+/// Changes an extent to a version. Snapshots that are older part with it first; others see the change, as what comes
+/// late of the state that they were made of, and so do their clones.
+fn change(twin: &mut Twin, id: u64, extent: u32, version: u64, change: Change) {
+    let mut late = Vec::new();
+    let replica = twin.get_mut(&id).unwrap();
+    for snapshot in replica.snapshots.values_mut().chain(&mut replica.deleted) {
+        if snapshot.seq < version {
+            snapshot.parted.insert(extent);
+        } else if !snapshot.parted.contains(&extent) {
+            snapshot.state.change(extent, change);
+            late.push(snapshot.seq);
+        }
+    }
+    replica.now.change(extent, change);
+    late.into_iter().for_each(|base| inherit(twin, base, extent, change));
+}
+
+/// The clones of a snapshot have changed where they are as it is, and so have theirs.
+fn inherit(twin: &mut Twin, base: u64, extent: u32, change: Change) {
+    let mut changed = Vec::new();
+    for clone in twin.values_mut().filter(|replica| replica.base == Some(base)) {
+        for snapshot in clone.snapshots.values_mut().chain(&mut clone.deleted) {
+            if !snapshot.state.own.contains(&extent) {
+                change(&mut snapshot.state);
+                changed.push(snapshot.seq);
+            }
+        }
+        if !clone.now.own.contains(&extent) {
+            change(&mut clone.now);
+        }
+    }
+    changed.into_iter().for_each(|base| inherit(twin, base, extent, change));
 }
 
 impl TwinReplica {
-    /// Changes an extent to a version. Snapshots that are older part with it first; others see the change, as what comes
-    /// late of the state that they were made of.
-    fn change(&mut self, extent: u32, version: u64, change: impl Fn(&mut TwinState)) {
-        for snapshot in self.snapshots.values_mut() {
-            if snapshot.seq < version {
-                snapshot.parted.insert(extent);
-            } else if !snapshot.parted.contains(&extent) {
-                change(&mut snapshot.state);
-            }
-        }
-        change(&mut self.now);
-    }
-
     fn view(&self, snapshot: Option<u64>) -> Option<&TwinState> {
         match snapshot {
             None => Some(&self.now),
@@ -132,6 +162,11 @@ impl TwinReplica {
 }
 
 impl TwinState {
+    fn change(&mut self, extent: u32, change: Change) {
+        change(self);
+        self.own.insert(extent);
+    }
+
     fn block(&self, block: u64) -> u64 {
         self.blocks.get(&block).copied().unwrap_or(0)
     }
@@ -268,8 +303,13 @@ impl World {
             Op::Snapshot { id, snapshot } => self.snapshot(id, snapshot),
             Op::DeleteSnapshot { id, snapshot } => {
                 let deleted = self.engine.delete_snapshot(ReplicaId(id), SnapshotId(snapshot));
-                let known = self.twin.get_mut(&id).and_then(|replica| replica.snapshots.remove(&snapshot));
-                assert_eq!(deleted.is_ok(), known.is_some());
+                let known = self.twin.get_mut(&id).is_some_and(|replica| {
+                    let known = replica.snapshots.remove(&snapshot);
+                    let is_known = known.is_some();
+                    replica.deleted.extend(known);
+                    is_known
+                });
+                assert_eq!(deleted.is_ok(), known);
                 if let Ok(lsn) = deleted {
                     self.record(lsn);
                 }
@@ -304,20 +344,21 @@ impl World {
         let needed = self.engine.touched(ReplicaId(id), block * BLOCK as u64, count * BLOCK as u64);
         let free = self.engine.space().free_bytes / EXTENT;
         let written = write(&mut self.engine, ReplicaId(id), self.seq, block, &values);
-        let Some(replica) = self.twin.get_mut(&id) else {
+        if !self.twin.contains_key(&id) {
             assert!(written.is_err());
             return;
-        };
+        }
         assert!(written.is_ok() || free < u64::from(needed));
         let Ok(lsn) = written else { return };
+        let seq = self.seq;
         for (block, value) in (block..).zip(values) {
             let extent = (block / 16) as u32;
-            replica.change(extent, self.seq, |state| {
+            change(&mut self.twin, id, extent, seq, &|state| {
                 state.set(block, value);
-                state.versions.insert(extent, self.seq);
+                state.versions.insert(extent, seq);
             });
         }
-        replica.position = self.seq;
+        self.twin.get_mut(&id).unwrap().position = seq;
         self.record(lsn);
     }
 
@@ -351,8 +392,9 @@ impl World {
         // An id that was dropped may still be known.
         assert!(made.is_ok() || parent.is_none() || self.known_ids.contains(&id));
         let (Ok(lsn), Some(parent)) = (made, parent) else { return };
+        let now = TwinState { own: BTreeSet::new(), ..parent.state.clone() };
         let new =
-            TwinReplica { meta, position: parent.seq, now: parent.state.clone(), snapshots: BTreeMap::new() };
+            TwinReplica { meta, position: parent.seq, now, base: Some(parent.seq), ..TwinReplica::default() };
         self.twin.insert(id, new);
         self.known_ids.insert(id);
         self.clones.insert(id);
@@ -375,7 +417,7 @@ impl World {
         let zero = |twin: &mut Twin, whole: Option<u32>| {
             for block in (block..end).filter(|b| is_whole(b).then_some((b / 16) as u32) == whole) {
                 let extent = (block / 16) as u32;
-                twin.get_mut(&id).unwrap().change(extent, seq, |state| {
+                change(twin, id, extent, seq, &|state| {
                     state.set(block, 0);
                     state.versions.insert(extent, seq);
                 });
@@ -396,7 +438,12 @@ impl World {
     }
 
     fn put_extent(&mut self, id: u64, extent: u32, version: u64, keep: u16, mut zero_mask: u16, value: u64) {
-        let version = if version == 0 { 0 } else { self.seq + version };
+        // Resync brings late what is older than the stream.
+        let version = match version {
+            0 => 0,
+            ahead @ 1..30 => self.seq + ahead,
+            behind => self.seq.saturating_sub(behind - 30).max(1),
+        };
         if version == 0 {
             zero_mask = 0xffff;
             // In a clone, never touched means as in the base: no peer says that of what the base does not have.
@@ -421,17 +468,17 @@ impl World {
             zero_mask,
             data,
         );
-        let Some(replica) = self.twin.get_mut(&id) else {
+        let Some(replica) = self.twin.get(&id) else {
             assert!(put.is_err());
             return;
         };
         assert!(put.is_ok() || free == 0);
         let Ok(lsn) = put else { return };
         let own = replica.now.versions.get(&extent).copied().unwrap_or(0);
-        let merged = TwinState { blocks: replica.now.blocks.clone(), ..TwinState::default() };
-        replica.change(extent, version, |state| {
+        let kept = replica.now.clone();
+        change(&mut self.twin, id, extent, version, &|state| {
             for i in 0..16 {
-                let value = if keep >> i & 1 == 0 { value_of(i) } else { merged.block(first + i) };
+                let value = if keep >> i & 1 == 0 { value_of(i) } else { kept.block(first + i) };
                 state.set(first + i, value);
             }
             state.versions.insert(extent, if keep == 0 { version } else { own.max(version) });
