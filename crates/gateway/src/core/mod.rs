@@ -311,7 +311,7 @@ impl Core {
     pub fn tick(&mut self, now: Moment) {
         if now >= self.heartbeat_at {
             self.calm = !std::mem::take(&mut self.asked) && self.volumes.values().all(Volume::is_whole);
-            self.heartbeat_at = now + self.heartbeat_every();
+            self.heartbeat_at = now.next_multiple(self.heartbeat_every());
             self.heartbeat(now);
         }
         for id in self.volume_ids() {

@@ -62,7 +62,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
         // While nothing is under way, what is new is new after a tick, if there are any. A heartbeat that is nearly due goes
         // with that: one wake-up for both.
         let busy = shell.core.borrow().is_busy();
-        let wait = told_at.filter(|_| !busy).map_or(next, |at| at + every + WITH_A_TICK);
+        let wait = told_at.filter(|_| !busy).map_or(next, |at| at.next_multiple(every) + WITH_A_TICK);
         tokio::select! {
             () = alarm.until(wait) => {}
             () = shell.awake.notified(), if !busy => {}
@@ -70,7 +70,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
         next = clock::now() + LOOK_EVERY.min(every);
         let reports = shell.core.borrow().reports();
         let (now, news) = (clock::now(), outline(shell, &reports));
-        let due = told_at.is_none_or(|at| now.since(at) + WITH_A_TICK >= every);
+        let due = told_at.is_none_or(|at| now >= at.next_multiple(every));
         if !due && news == told {
             continue;
         }

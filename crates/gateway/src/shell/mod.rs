@@ -206,7 +206,7 @@ async fn tick(shell: Rc<Shell>) {
             let core = shell.core.borrow();
             (core.is_busy(), core.tick_every(), core.heartbeat_at())
         };
-        let next = every.map(|every| clock::now() + every);
+        let next = every.map(|every| clock::now().next_multiple(every));
         let next = next.map(|next| if busy { next } else { next.min(heartbeat) });
         tokio::select! {
             () = alarm.until(next.unwrap_or_default()), if next.is_some() => {}

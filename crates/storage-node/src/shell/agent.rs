@@ -89,7 +89,7 @@ impl Agent {
         let (mut alarm, mut next) = (Alarm::new(), clock::now());
         loop {
             alarm.until(next).await;
-            next = clock::now() + self.every;
+            next = clock::now().next_multiple(self.every);
             let Some(request) = self.heartbeat() else { return };
             let beat = async |mut client: AgentClient<_>| {
                 Ok(client.node_heartbeat(request.clone()).await?.into_inner())
