@@ -2,10 +2,10 @@
 
 mod support;
 
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
-use quoin_types::{EXTENT_BYTES, Generation, Moment, ReplicaId, SegmentId};
+use quoin_storage_node::node::{Node, Output};
+use quoin_types::{Moment, ReplicaId};
 use std::time::Duration;
-use support::node;
+use support::{assignment, node};
 
 fn at(seconds: u64) -> Moment {
     Moment::ZERO + Duration::from_secs(seconds)
@@ -13,15 +13,7 @@ fn at(seconds: u64) -> Moment {
 
 /// Appends a record: the least that a node can be asked to do.
 fn change(node: &mut Node, replica: u64, now: Moment) {
-    let assignment = Assignment {
-        replica: ReplicaId(replica),
-        segment: SegmentId::default(),
-        generation: Generation(1),
-        segment_bytes: EXTENT_BYTES,
-        wanted: Wanted::Created,
-        snapshots: KeptSnapshots::default(),
-    };
-    node.on_assignments(&[assignment], now).unwrap();
+    node.on_assignments(&[assignment(ReplicaId(replica), 1)], now).unwrap();
 }
 
 /// Does the work that was asked for, and what follows from it. Gives how many checkpoints there were.

@@ -1,17 +1,18 @@
 //! Space credits (rule W5): what several gateways are granted of a disk with little room.
 
+#[path = "support/messages.rs"]
+mod messages;
 mod support;
 
 use bytes::Bytes;
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
+use messages::{gateway, start};
+use quoin_storage_node::node::{Assignment, Node, Output, Wanted};
 use quoin_store::CheckpointJob;
-use quoin_types::{
-    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, ReplicaId, SegmentId, Seq, SessionId, VolumeId,
-};
-use quoin_wire::{EpochStart, Message, Open, Point, Positions, Speaker, StartEpoch, Write};
+use quoin_types::{EXTENT_BYTES, Epoch, Moment, ReplicaId, Seq, SessionId};
+use quoin_wire::{Message, Positions, Write};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use support::node;
+use support::{assignment, node};
 
 const EXTENTS: u64 = 100;
 /// By then everything that gathers is applied.
@@ -19,32 +20,14 @@ const LATER: Moment = Moment::from_nanos(1_000_000_000);
 
 /// Replicas of a segment each, which are to be created, or dropped.
 fn assign(node: &mut Node, wanted: Wanted, replicas: RangeInclusive<u64>, extents: u64) {
-    let assignment = |number: u64| Assignment {
-        replica: ReplicaId(number),
-        segment: SegmentId { volume: VolumeId(number), index: 0 },
-        generation: Generation(1),
-        segment_bytes: extents * EXTENT_BYTES,
-        wanted,
-        snapshots: KeptSnapshots::default(),
-    };
+    let assignment = |number: u64| Assignment { wanted, ..assignment(ReplicaId(number), extents) };
     let assignments: Vec<Assignment> = replicas.map(assignment).collect();
     node.on_assignments(&assignments, Moment::ZERO).unwrap();
 }
 
-fn gateway(node: &mut Node, number: u8) -> SessionId {
-    node.on_session(Speaker::Gateway(InstanceId([number; 16])))
-}
-
 /// A session opens a replica under an epoch. Gives what each session was told of its credit.
 fn open(node: &mut Node, session: SessionId, gateway: u8, replica: u64, epoch: u64) -> Vec<(SessionId, u64)> {
-    let open = Open {
-        replica: ReplicaId(replica),
-        segment: SegmentId { volume: VolumeId(replica), index: 0 },
-        epoch: Epoch(epoch),
-        generation: Generation(1),
-        instance: InstanceId([gateway; 16]),
-        void: None,
-    };
+    let open = messages::open(ReplicaId(replica), gateway, Epoch(epoch));
     credits(&say(node, session, Message::Open(open)))
 }
 
@@ -56,19 +39,12 @@ fn credits(heard: &Heard) -> Vec<(SessionId, u64)> {
 #[test]
 fn a_node_rests_when_a_whole_interval_has_passed_without_a_request() {
     let mut node = node(EXTENTS);
-    let session = gateway(&mut node, 1);
+    let session = node.on_session(gateway(1));
     for _ in 0..2 {
         node.tick(LATER).unwrap();
     }
     assert!(node.is_at_rest());
-    let unknown = Open {
-        replica: ReplicaId(9),
-        segment: SegmentId { volume: VolumeId(9), index: 0 },
-        epoch: Epoch(1),
-        generation: Generation(1),
-        instance: InstanceId([1; 16]),
-        void: None,
-    };
+    let unknown = messages::open(ReplicaId(9), 1, Epoch(1));
     for _ in 0..3 {
         node.on_message(session, Message::Open(unknown.clone()), LATER).unwrap();
         assert!(!node.is_at_rest());
@@ -84,7 +60,7 @@ fn a_gateway_that_uses_nothing_leaves_some_for_others() {
     let mut node = node(EXTENTS);
     assign(&mut node, Wanted::Created, 1..=5, EXTENTS);
     let credit_of = |node: &mut Node, number: u8| {
-        let session = gateway(node, number);
+        let session = node.on_session(gateway(number));
         assert_eq!(credits(&hear(node)), [], "before it opens something it needs none");
         let told = open(node, session, number, number.into(), 1);
         assert!(told.iter().all(|(to, _)| *to == session));
@@ -104,7 +80,7 @@ fn a_gateway_that_uses_nothing_leaves_some_for_others() {
 fn a_session_that_has_lost_its_replicas_holds_no_credit() {
     let mut node = node(EXTENTS);
     assign(&mut node, Wanted::Created, 1..=2, EXTENTS);
-    let (former, next) = (gateway(&mut node, 1), gateway(&mut node, 2));
+    let (former, next) = (node.on_session(gateway(1)), node.on_session(gateway(2)));
     assert_eq!(open(&mut node, former, 1, 1, 1), [(former, 50)]);
     assert_eq!(open(&mut node, former, 1, 2, 1), [(former, 50)]);
     assert_eq!(open(&mut node, next, 2, 1, 2), [(next, 25)], "the former has one yet");
@@ -119,12 +95,9 @@ fn a_session_that_has_lost_its_replicas_holds_no_credit() {
 /// A replica that a gateway has opened and started, and the session.
 fn with_replica(node: &mut Node, extents: u64) -> SessionId {
     assign(node, Wanted::Created, 1..=1, extents);
-    let session = gateway(node, 1);
+    let session = node.on_session(gateway(1));
     open(node, session, 1, 1, 1);
-    let (replica, epoch) = (ReplicaId(1), Epoch(1));
-    let history = vec![EpochStart { epoch, first: Seq(1) }];
-    let start = StartEpoch { replica, epoch, history, expect: Point::default(), allow_mixed: false };
-    say(node, session, Message::StartEpoch(start));
+    say(node, session, Message::StartEpoch(start(ReplicaId(1), Epoch(1))));
     session
 }
 

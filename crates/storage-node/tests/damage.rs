@@ -1,12 +1,17 @@
 //! One storage node over a disk in memory that rots, with a gateway and a peer that are played by the test: what is found,
 //! what is told, and what a repair may store.
 
+#[path = "support/assignments.rs"]
+mod assignments;
+#[path = "support/messages.rs"]
+mod messages;
+
+use assignments::assignment;
 use bytes::Bytes;
+use messages::{gateway, open, start};
 use quoin_disk::{Dir, Effect, Fault, FaultyDir, MemDir, OpenMode, Operation};
 use quoin_replication::Timing;
-use quoin_storage_node::node::{
-    Assignment, KeptSnapshots, Limits, Node, NodeIdentity, Output, PullId, Wanted,
-};
+use quoin_storage_node::node::{Limits, Node, NodeIdentity, Output, PullId};
 use quoin_store::{Engine, Identity, Options};
 use quoin_types::*;
 use quoin_wire::*;
@@ -16,7 +21,7 @@ use std::time::Duration;
 const ID: ReplicaId = ReplicaId(1);
 const PEER: ReplicaId = ReplicaId(2);
 const EPOCH: Epoch = Epoch(1);
-const INSTANCE: InstanceId = InstanceId([5; 16]);
+const GATEWAY: u8 = 5;
 const RATE: u64 = 4 << 20;
 const OFF: Limits =
     Limits { resync_bytes_per_second: None, scrub_bytes_per_second: None, scrub_interval: Duration::ZERO };
@@ -50,40 +55,20 @@ impl Test {
         let own = NodeIdentity { cluster, node: NodeId(1), disk: identity.disk, boot };
         let now = Moment::from_nanos(1_000_000_000);
         let mut node = Node::new(own, opened.0, &opened.1, limits, Timing::default(), now).unwrap();
-        let session = node.on_session(Speaker::Gateway(INSTANCE));
+        let session = node.on_session(gateway(GATEWAY));
         let (sent, asked) = (Vec::new(), Vec::new());
         let mut test =
             Self { dir, faulty, node, now, session, position: 0, sent, asked, pull: None, scrub_steps: 0 };
-        let segment = SegmentId { volume: VolumeId(3), index: 0 };
-        let (replica, generation, wanted) = (ID, Generation(1), Wanted::Created);
-        let snapshots = KeptSnapshots::default();
-        let assignment =
-            Assignment { replica, segment, generation, segment_bytes: 64 << 20, wanted, snapshots };
-        test.node.on_assignments(&[assignment], now).unwrap();
+        test.node.on_assignments(&[assignment(ID, 1024)], now).unwrap();
         test.pump();
         test.open(session);
-        let start = EpochStart { epoch: EPOCH, first: Seq(1) };
-        let (history, expect) = (vec![start], Point::default());
-        test.say(Message::StartEpoch(StartEpoch {
-            replica,
-            epoch: EPOCH,
-            history,
-            expect,
-            allow_mixed: false,
-        }));
+        test.say(Message::StartEpoch(start(ID, EPOCH)));
         test
     }
 
     fn open(&mut self, session: SessionId) {
         self.session = session;
-        self.say(Message::Open(Open {
-            replica: ID,
-            segment: SegmentId { volume: VolumeId(3), index: 0 },
-            epoch: EPOCH,
-            generation: Generation(1),
-            instance: INSTANCE,
-            void: None,
-        }));
+        self.say(Message::Open(open(ID, GATEWAY, EPOCH)));
     }
 
     fn say(&mut self, message: Message) {
@@ -380,7 +365,6 @@ fn a_write_onto_a_damaged_entry_is_refused_and_ends_nothing() {
     assert!(refused, "{:?}", test.sent);
     assert_eq!(test.damage(), (1, 1, 0));
     // The gateway orders a resync; what is known to be damaged is pulled though the peer does not list it.
-    let start = EpochStart { epoch: EPOCH, first: Seq(1) };
     let source = Source { node: NodeId(2), address: "peer:1".into(), replica: PEER };
     let session = test.session;
     test.open(session);
@@ -389,7 +373,7 @@ fn a_write_onto_a_damaged_entry_is_refused_and_ends_nothing() {
         epoch: EPOCH,
         mode: ResyncMode::Round,
         common: Point { epoch: EPOCH, seq: Seq(1) },
-        history: vec![start],
+        history: start(ID, EPOCH).history,
         join_at: Seq(3),
         source_mixed: false,
         source,
@@ -435,7 +419,7 @@ fn damage_without_a_gateway_stays_listed() {
     test.tick_after(Duration::from_secs(60));
     assert_eq!((test.damage(), test.told()), ((1, 1, 0), None));
     // As soon as one is there, it is told.
-    let session = test.node.on_session(Speaker::Gateway(INSTANCE));
+    let session = test.node.on_session(gateway(GATEWAY));
     test.open(session);
     test.tick();
     assert!(test.told().is_some());

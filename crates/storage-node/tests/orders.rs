@@ -1,25 +1,22 @@
 //! Orders of a gateway that has lost the volume and does not know it yet.
 
+#[path = "support/messages.rs"]
+mod messages;
 mod support;
 
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
-use quoin_types::{
-    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, NodeId, ReplicaId, SegmentId, Seq, SessionId,
-};
-use quoin_wire::{
-    EpochStart, Message, Open, Point, Refusal, Resync, ResyncMode, ResyncReport, ResyncState, Source, Speaker,
-};
-use support::node;
+use messages::{gateway, open, start};
+use quoin_storage_node::node::{Node, Output};
+use quoin_types::{Epoch, Moment, NodeId, ReplicaId, Seq, SessionId};
+use quoin_wire::{Message, Point, Refusal, Resync, ResyncMode, ResyncReport, ResyncState, Source};
+use support::{assignment, node};
 
 const NOW: Moment = Moment::ZERO;
 const REPLICA: ReplicaId = ReplicaId(1);
 
 /// A gateway opens the replica under an epoch of the same number.
-fn opened_by(node: &mut Node, gateway: u8) -> SessionId {
-    let instance = InstanceId([gateway; 16]);
-    let session = node.on_session(Speaker::Gateway(instance));
-    let (segment, epoch, generation) = (SegmentId::default(), Epoch(gateway.into()), Generation(1));
-    let open = Open { replica: REPLICA, segment, epoch, generation, instance, void: None };
+fn opened_by(node: &mut Node, number: u8) -> SessionId {
+    let session = node.on_session(gateway(number));
+    let open = open(REPLICA, number, Epoch(number.into()));
     node.on_message(session, Message::Open(open), NOW).unwrap();
     session
 }
@@ -31,7 +28,7 @@ fn order(node: &mut Node, session: SessionId, epoch: u64) -> Vec<Output> {
         epoch,
         mode: ResyncMode::Join,
         common: Point::default(),
-        history: vec![EpochStart { epoch, first: Seq(1) }],
+        history: start(REPLICA, epoch).history,
         join_at: Seq(8),
         source_mixed: false,
         source: Source { node: NodeId(2), address: "peer".into(), replica: ReplicaId(2) },
@@ -45,15 +42,7 @@ fn order(node: &mut Node, session: SessionId, epoch: u64) -> Vec<Output> {
 #[test]
 fn an_order_under_a_former_epoch_does_not_end_the_resync_that_is_under_way() {
     let mut node = node(64);
-    let assignment = Assignment {
-        replica: REPLICA,
-        segment: SegmentId::default(),
-        generation: Generation(1),
-        segment_bytes: 16 * EXTENT_BYTES,
-        wanted: Wanted::Created,
-        snapshots: KeptSnapshots::default(),
-    };
-    node.on_assignments(&[assignment], NOW).unwrap();
+    node.on_assignments(&[assignment(REPLICA, 16)], NOW).unwrap();
     let former = opened_by(&mut node, 1);
     let session = opened_by(&mut node, 2);
     let begun = order(&mut node, session, 2);

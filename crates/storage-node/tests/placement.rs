@@ -2,9 +2,9 @@
 
 mod support;
 
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
-use quoin_types::{EXTENT_BYTES, Generation, Moment, ReplicaId, SegmentId};
-use support::node;
+use quoin_storage_node::node::{Assignment, Node, Output, Wanted};
+use quoin_types::{Moment, ReplicaId};
+use support::{assignment, node};
 
 const NOW: Moment = Moment::ZERO;
 const ID: ReplicaId = ReplicaId(7);
@@ -17,14 +17,7 @@ enum Told {
 }
 
 fn wanted(wanted: Wanted) -> Assignment {
-    Assignment {
-        replica: ID,
-        segment: SegmentId::default(),
-        generation: Generation(1),
-        segment_bytes: EXTENT_BYTES,
-        wanted,
-        snapshots: KeptSnapshots::default(),
-    }
+    Assignment { wanted, ..assignment(ID, 1) }
 }
 
 /// Does the work that was asked for, and what follows from it.

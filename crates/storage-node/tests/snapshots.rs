@@ -1,5 +1,12 @@
 //! One storage node with a gateway that is played by the test: snapshots in the stream, what is kept, what a start deletes.
 
+#[path = "support/assignments.rs"]
+mod assignments;
+#[path = "support/messages.rs"]
+mod messages;
+
+use assignments::assignment;
+use messages::{gateway, open, start};
 use quoin_disk::MemDir;
 use quoin_replication::Timing;
 use quoin_storage_node::node::{
@@ -13,8 +20,7 @@ use std::time::Duration;
 
 const ID: ReplicaId = ReplicaId(1);
 const PEER: ReplicaId = ReplicaId(2);
-const SEGMENT: SegmentId = SegmentId { volume: VolumeId(3), index: 0 };
-const INSTANCE: InstanceId = InstanceId([5; 16]);
+const GATEWAY: u8 = 5;
 const NOW: Moment = Moment::from_nanos(1_000_000_000);
 
 struct Test {
@@ -42,46 +48,24 @@ impl Test {
             scrub_interval: Duration::ZERO,
         };
         let mut node = Node::new(own, opened.0, &opened.1, limits, Timing::default(), NOW).unwrap();
-        let session = node.on_session(Speaker::Gateway(INSTANCE));
+        let session = node.on_session(gateway(GATEWAY));
         let mut test = Self { node, session, sent: Vec::new(), asked: Vec::new(), pull: None };
         test.assign(Wanted::Created, &[], 0);
         test.open(1);
-        test.start();
+        test.say(Message::StartEpoch(start(ID, Epoch(1))));
         test
     }
 
     fn assign(&mut self, wanted: Wanted, kept: &[u64], up_to: u64) {
         let snapshots =
             KeptSnapshots { ids: kept.iter().copied().map(SnapshotId).collect(), up_to: SnapshotId(up_to) };
-        let generation = Generation(1);
-        let assignment = Assignment {
-            replica: ID,
-            segment: SEGMENT,
-            generation,
-            segment_bytes: 64 << 20,
-            wanted,
-            snapshots,
-        };
+        let assignment = Assignment { wanted, snapshots, ..assignment(ID, 1024) };
         self.node.on_assignments(&[assignment], NOW).unwrap();
         self.pump();
     }
 
     fn open(&mut self, epoch: u64) {
-        self.say(Message::Open(Open {
-            replica: ID,
-            segment: SEGMENT,
-            epoch: Epoch(epoch),
-            generation: Generation(1),
-            instance: INSTANCE,
-            void: None,
-        }));
-    }
-
-    fn start(&mut self) {
-        let history = vec![EpochStart { epoch: Epoch(1), first: Seq(1) }];
-        let (epoch, expect) = (Epoch(1), Point::default());
-        let start = StartEpoch { replica: ID, epoch, history, expect, allow_mixed: false };
-        self.say(Message::StartEpoch(start));
+        self.say(Message::Open(open(ID, GATEWAY, Epoch(epoch))));
     }
 
     fn say(&mut self, message: Message) {

@@ -2,21 +2,14 @@
 
 mod support;
 
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
-use quoin_types::{EXTENT_BYTES, Generation, Moment, ReplicaId, SegmentId};
-use support::node;
+use quoin_storage_node::node::{Assignment, Node, Output, Wanted};
+use quoin_types::{Moment, ReplicaId};
+use support::{assignment, node};
 
 const NOW: Moment = Moment::ZERO;
 
 fn want(node: &mut Node, wanted: Wanted) -> Vec<Output> {
-    let assignment = Assignment {
-        replica: ReplicaId(1),
-        segment: SegmentId::default(),
-        generation: Generation(1),
-        segment_bytes: EXTENT_BYTES,
-        wanted,
-        snapshots: KeptSnapshots::default(),
-    };
+    let assignment = Assignment { wanted, ..assignment(ReplicaId(1), 1) };
     node.on_assignments(&[assignment], NOW).unwrap();
     node.outputs()
 }

@@ -1,15 +1,16 @@
 //! A write that somebody waits for is written and durable at once, and told once: then.
 
+#[path = "support/messages.rs"]
+mod messages;
 mod support;
 
 use bytes::Bytes;
-use quoin_storage_node::node::{Assignment, KeptSnapshots, Node, Output, Wanted};
+use messages::{gateway, open, start};
+use quoin_storage_node::node::{Node, Output};
 use quoin_store::SyncJob;
-use quoin_types::{
-    EXTENT_BYTES, Epoch, Generation, InstanceId, Moment, ReplicaId, SegmentId, Seq, SessionId, VolumeId,
-};
-use quoin_wire::{EpochStart, Message, Open, Point, Position, Speaker, StartEpoch, Write};
-use support::node;
+use quoin_types::{Epoch, Moment, ReplicaId, Seq, SessionId};
+use quoin_wire::{Message, Position, Write};
+use support::{assignment, node};
 
 const NOW: Moment = Moment::ZERO;
 const REPLICA: ReplicaId = ReplicaId(1);
@@ -18,27 +19,12 @@ const EPOCH: Epoch = Epoch(1);
 /// A node with a replica that a gateway writes to, and the session.
 fn with_replica() -> (Node, SessionId) {
     let mut node = node(100);
-    let segment = SegmentId { volume: VolumeId(1), index: 0 };
-    let assignment = Assignment {
-        replica: REPLICA,
-        segment,
-        generation: Generation(1),
-        segment_bytes: EXTENT_BYTES,
-        wanted: Wanted::Created,
-        snapshots: KeptSnapshots::default(),
-    };
-    node.on_assignments(&[assignment], NOW).unwrap();
+    node.on_assignments(&[assignment(REPLICA, 1)], NOW).unwrap();
     settle(&mut node);
-    let instance = InstanceId([1; 16]);
-    let session = node.on_session(Speaker::Gateway(instance));
-    let open =
-        Open { replica: REPLICA, segment, epoch: EPOCH, generation: Generation(1), instance, void: None };
-    say(&mut node, session, [Message::Open(open)]);
+    let session = node.on_session(gateway(1));
+    say(&mut node, session, [Message::Open(open(REPLICA, 1, EPOCH))]);
     settle(&mut node);
-    let history = vec![EpochStart { epoch: EPOCH, first: Seq(1) }];
-    let start =
-        StartEpoch { replica: REPLICA, epoch: EPOCH, history, expect: Point::default(), allow_mixed: false };
-    say(&mut node, session, [Message::StartEpoch(start)]);
+    say(&mut node, session, [Message::StartEpoch(start(REPLICA, EPOCH))]);
     settle(&mut node);
     (node, session)
 }

@@ -1,5 +1,8 @@
-//! A storage node with an empty disk.
+//! A storage node with an empty disk, and what is to be on it.
 
+mod assignments;
+
+pub(crate) use assignments::assignment;
 use quoin_disk::{Dir, MemDir};
 use quoin_replication::Timing;
 use quoin_storage_node::node::{Limits, Node, NodeIdentity};
