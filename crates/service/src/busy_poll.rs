@@ -5,7 +5,9 @@
 //! processor to the host then. So a thread that has just worked looks at its sockets a little longer, as `net.core.busy_poll` does in
 //! the kernel, and after each look lets whoever wants the processor go first. It does so only while it pays: while
 //! work mostly came within the time that it looks, as with KVM's halt polling (Linux, `Documentation/virt/kvm/halt-polling.rst`), and while
-//! little is under way. With much under way a thread hardly sleeps, and what matters is what each request costs.
+//! little is under way. With much under way a thread hardly sleeps, all replicas want the processors, and what matters is what
+//! each request costs. Reads without changes are another thing: one replica answers them, and what has come while others had
+//! the processor is found by one look, instead of by a wake-up for each.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -18,10 +20,21 @@ use tokio::sync::Notify;
 
 /// How much of its worth it can lose, and must win back.
 const WORTH_MAX: u8 = 8;
-/// With more requests at once than this, on the average of the last ones, it does not poll.
-const DEPTH_MAX: u32 = 4;
+/// With more requests at once than this, on the average of the last times, it does not poll, …
+const REQUESTS_MAX: u32 = 4;
+/// … unless they are reads, but for this many.
+const CHANGES_MAX: u32 = 1;
 /// An average over this many, and the fraction it is kept in.
 const DEPTH_SCALE: u32 = 8;
+
+/// How many requests are under way, or have come at once.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Load {
+    /// All of them.
+    pub requests: usize,
+    /// Those that are more than a read.
+    pub changes: usize,
+}
 
 /// When work came, and what follows.
 #[derive(Clone, Copy, Debug)]
@@ -30,27 +43,47 @@ struct Pace {
     last: Moment,
     /// Rises with work that came soon after other work, falls with work that did not.
     worth: u8,
-    /// How much was under way, on average, in units of 1 ÷ [`DEPTH_SCALE`].
-    depth: u32,
+    /// How much was under way.
+    requests: Depth,
+    changes: Depth,
+}
+
+/// An average, in units of 1 ÷ [`DEPTH_SCALE`].
+#[derive(Clone, Copy, Default, Debug)]
+struct Depth(u32);
+
+impl Depth {
+    fn add(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(1 << 16);
+        self.0 = self.0 * (DEPTH_SCALE - 1) / DEPTH_SCALE + count;
+    }
+
+    fn is_within(self, most: u32) -> bool {
+        self.0 <= most * DEPTH_SCALE
+    }
 }
 
 impl Pace {
+    fn new(now: Moment) -> Self {
+        Self { last: now, worth: 0, requests: Depth::default(), changes: Depth::default() }
+    }
+
     fn work_came(&mut self, now: Moment, window: Duration) {
         self.worth =
             if now.since(self.last) < window { WORTH_MAX.min(self.worth + 1) } else { self.worth / 2 };
     }
 
-    fn under_way(&mut self, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX).min(1 << 16);
-        self.depth = self.depth * (DEPTH_SCALE - 1) / DEPTH_SCALE + count;
+    fn under_way(&mut self, load: Load) {
+        self.requests.add(load.requests);
+        self.changes.add(load.changes);
     }
 
-    fn little_is_under_way(&self) -> bool {
-        self.depth <= DEPTH_MAX * DEPTH_SCALE
+    fn is_calm(&self) -> bool {
+        self.requests.is_within(REQUESTS_MAX)
     }
 
     fn polling_pays(&self) -> bool {
-        self.worth > 0 && self.little_is_under_way()
+        self.worth > 0 && (self.is_calm() || self.changes.is_within(CHANGES_MAX))
     }
 }
 
@@ -70,7 +103,7 @@ impl BusyPoll {
     pub fn new(window: Duration) -> Self {
         Self {
             window,
-            pace: Cell::new(Pace { last: clock::now(), worth: 0, depth: 0 }),
+            pace: Cell::new(Pace::new(clock::now())),
             is_polling: Cell::new(false),
             begin: Notify::new(),
             found: Counter::default(),
@@ -101,13 +134,13 @@ impl BusyPoll {
     }
 
     /// So much is under way, or has come at once.
-    pub fn under_way(&self, count: usize) {
-        self.change(|pace| pace.under_way(count));
+    pub fn under_way(&self, load: Load) {
+        self.change(|pace| pace.under_way(load));
     }
 
     /// Whether few requests came at once lately.
     pub fn is_calm(&self) -> bool {
-        self.pace.get().little_is_under_way()
+        self.pace.get().is_calm()
     }
 
     /// The work that came is done.
@@ -158,14 +191,18 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_micros(100);
 
-    /// After work at these distances, each done at once.
+    fn changes(count: usize) -> Load {
+        Load { requests: count, changes: count }
+    }
+
+    /// After work at these distances, each done at once, with so many changes under way.
     fn pace(gaps: impl IntoIterator<Item = u64>, under_way: usize) -> Pace {
         let mut now = Moment::from_nanos(0);
-        let mut pace = Pace { last: now, worth: 0, depth: 0 };
+        let mut pace = Pace::new(now);
         for gap in gaps {
             now = now + Duration::from_micros(gap);
             pace.work_came(now, WINDOW);
-            pace.under_way(under_way);
+            pace.under_way(changes(under_way));
             pace.last = now;
         }
         pace
@@ -185,15 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_poll_with_much_under_way() {
-        assert!(pace([10; 100], DEPTH_MAX as usize).polling_pays());
-        assert!(!pace([10; 100], DEPTH_MAX as usize + 1).polling_pays());
+    fn it_does_not_poll_with_much_under_way_but_for_reads() {
+        assert!(pace([10; 100], REQUESTS_MAX as usize).polling_pays());
+        assert!(!pace([10; 100], REQUESTS_MAX as usize + 1).polling_pays());
         assert!(!pace([10; 10], usize::MAX).polling_pays());
-        let mut calm = pace([10; 100], 32);
-        for _ in 0..40 {
-            calm.under_way(DEPTH_MAX as usize);
-        }
-        assert!(calm.polling_pays(), "it begins again when that is over");
+        let mut busy = pace([10; 100], 32);
+        let mut load = |load| {
+            (0..60).for_each(|_| busy.under_way(load));
+            (busy.polling_pays(), busy.is_calm())
+        };
+        assert_eq!(load(Load { requests: 32, changes: CHANGES_MAX as usize + 1 }), (false, false));
+        assert_eq!(load(Load { requests: 32, changes: CHANGES_MAX as usize }), (true, false));
+        assert_eq!(load(changes(32)), (false, false));
+        assert_eq!(load(changes(REQUESTS_MAX as usize)), (true, true), "it begins again when that is over");
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -201,7 +242,7 @@ mod tests {
         let polling = Rc::new(BusyPoll::new(Duration::from_millis(20)));
         let work = |polling: &BusyPoll| {
             polling.work_came(clock::now());
-            polling.under_way(1);
+            polling.under_way(changes(1));
             polling.work_done();
         };
         LocalSet::new()

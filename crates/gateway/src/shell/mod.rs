@@ -10,9 +10,9 @@ mod metrics;
 mod node;
 mod past;
 mod socket;
+mod tickets;
 mod tls;
 
-use crate::answer::Asked;
 use crate::config::Config;
 use crate::core::{ClientOperation, Core, Output, Reply, Ticket};
 use crate::listen::ListenAddress;
@@ -20,7 +20,6 @@ use attach::Exports;
 use client::ClientLink;
 use quoin_api::client::Managers;
 use quoin_disk::clock;
-use quoin_nbd::{Cookie, ReplyEncoder};
 use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
 use quoin_service::alarm::Alarm;
@@ -33,6 +32,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
+use tickets::{Tickets, Waiting};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -72,18 +72,6 @@ impl RunError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct ClientId(u64);
 
-/// Where the answer to a request goes.
-struct Waiting {
-    client: ClientId,
-    cookie: Cookie,
-    encoder: ReplyEncoder,
-    asked: Asked,
-    /// What its answer may hold in memory until the client has fetched it.
-    promised_bytes: usize,
-    begun: Moment,
-    is_read: bool,
-}
-
 /// What all tasks of the thread share.
 struct Shell {
     config: Config,
@@ -94,7 +82,7 @@ struct Shell {
     clients: RefCell<HashMap<ClientId, ClientLink>>,
     memory: Rc<memory::Memory>,
     tls: Option<tls::Credentials>,
-    tickets: RefCell<HashMap<Ticket, Waiting>>,
+    tickets: RefCell<Tickets>,
     next: Cell<u64>,
     cluster: Cell<Option<ClusterId>>,
     past: past::Past,
@@ -233,7 +221,7 @@ impl Shell {
     fn event<T>(self: &Rc<Self>, event: impl FnOnce(&mut Core, Moment) -> T) -> T {
         self.busy_poll.work_came(clock::now());
         let result = self.carry(event);
-        self.busy_poll.under_way(self.tickets.borrow().len());
+        self.busy_poll.under_way(self.tickets.borrow().load());
         self.busy_poll.work_done();
         result
     }
@@ -270,7 +258,7 @@ impl Shell {
         self.tickets.borrow_mut().insert(ticket, waiting);
         let taken = core.submit(volume, ticket, operation, now);
         if !taken {
-            self.tickets.borrow_mut().remove(&ticket);
+            self.tickets.borrow_mut().remove(ticket);
         }
         taken
     }
@@ -334,7 +322,7 @@ impl Shell {
 
     /// Queues the answer to a client's request; gives the client, if it is still there.
     fn reply(&self, ticket: Ticket, reply: Result<Reply, Failure>) -> Option<ClientId> {
-        let waiting = self.tickets.borrow_mut().remove(&ticket)?;
+        let waiting = self.tickets.borrow_mut().remove(ticket)?;
         let clients = self.clients.borrow();
         let client = clients.get(&waiting.client)?;
         self.metrics.answered(waiting.is_read, clock::now().since(waiting.begun), reply.is_ok());

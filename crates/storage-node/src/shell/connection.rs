@@ -1,6 +1,7 @@
 //! The data port: sessions of gateways and peers.
 
 use super::{Link, Shell};
+use quoin_service::busy_poll::Load;
 use quoin_transport::{Inbox, Outbox, ReadError};
 use quoin_types::SessionId;
 use quoin_wire::{Hello, Message};
@@ -96,20 +97,21 @@ async fn receive(
 ) -> Result<(), ReadError> {
     loop {
         let mut broken = None;
-        let mut count = 0;
+        let mut load = Load::default();
         shell.event(|node, now| {
             loop {
                 match inbox.next_message() {
                     Ok(Some(message)) => {
-                        if count == 0 {
+                        if load.requests == 0 {
                             shell.brief_syncs.heard(Some(id));
                         }
-                        count += 1;
+                        load.requests += 1;
+                        load.changes += usize::from(!matches!(message, Message::Read(_)));
                         node.on_message(id, message, now)?;
                     }
                     Ok(None) => {
-                        if count > 0 {
-                            shell.busy_poll.under_way(count);
+                        if load.requests > 0 {
+                            shell.busy_poll.under_way(load);
                         }
                         return Ok(());
                     }
