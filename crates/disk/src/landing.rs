@@ -1,5 +1,5 @@
-//! Memory in which large data arrives, or is copied to, and from which a device takes it ([`File::write_direct_at`](crate::File::write_direct_at))
-//! as it is.
+//! Memory in which large data arrives, from a socket or a disk, and from which a device takes it
+//! ([`File::write_direct_at`](crate::File::write_direct_at)) as it is.
 //!
 //! Blocks of 2 MiB, made of huge pages where the kernel has some, are cut into chunks that begin at a page. A chunk is filled by its one
 //! owner and then frozen to [`Bytes`]. A block whose last chunk is gone is used again, for its pages are there and may be in
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The longest chunk: a block, and a huge page.
 pub const CHUNK_BYTES_MAX: usize = 2 << 20;
+/// Data from this size on is worth a chunk of its own.
+pub const LARGE_BYTES_MIN: usize = 64 * 1024;
 /// Where chunks begin: at multiples of this, in memory.
 const PAGE_BYTES: usize = 4096;
 /// The most blocks that are kept without being used.

@@ -21,6 +21,7 @@ use crate::slots::{Slot, SlotRun, Slots};
 use crate::write_through::UnderWay;
 use crate::{Error, Identity, Lsn, Space, Statistics};
 use bytes::Bytes;
+use quoin_disk::landing::Landing;
 use quoin_disk::{Dir, File, Lock};
 use quoin_types::collections::HashMap;
 use quoin_types::{BLOCK_BYTES, EXTENT_BYTES, ExtentIndex, ReplicaId, Seq};
@@ -91,6 +92,7 @@ pub struct Engine {
     pub(crate) quarantine: VecDeque<(Arc<()>, Vec<Slot>)>,
     /// Held by the reads planned now.
     pub(crate) read_epoch: Arc<()>,
+    pub(crate) landing: Arc<Landing>,
 
     /// The first failure of a write or sync. Nothing is accepted after it.
     pub(crate) poisoned: Option<String>,
@@ -136,6 +138,11 @@ impl Engine {
     /// Everything up to here survives a crash of the process.
     pub fn accepted(&self) -> Lsn {
         self.accepted
+    }
+
+    /// Memory that large data is read to. What is to be written arrives best there, too.
+    pub fn landing(&self) -> &Arc<Landing> {
+        &self.landing
     }
 
     /// Everything up to here survives loss of power.

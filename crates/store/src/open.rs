@@ -175,6 +175,7 @@ impl Engine {
             freed_chunks: VecDeque::new(),
             quarantine: VecDeque::new(),
             read_epoch: Arc::new(()),
+            landing: Arc::default(),
             poisoned: None,
             statistics: Statistics::default(),
             identity,

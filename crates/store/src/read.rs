@@ -9,6 +9,7 @@ use crate::view::View;
 use crate::write::parts;
 use bytes::Bytes;
 use quoin_disk::File;
+use quoin_disk::landing::{Chunk, LARGE_BYTES_MIN, Landing};
 use quoin_types::limits::READ_BYTES_MAX;
 use quoin_types::{BLOCK_BYTES, BlockIndex, ExtentIndex, ReplicaId, Version};
 use std::io;
@@ -52,7 +53,38 @@ struct Fetch {
 enum Content {
     /// The overlay has all of it in one piece: no copy.
     Shared(Bytes),
-    Own(Vec<u8>),
+    Small(Vec<u8>),
+    /// In memory that is used again: the pages of a fresh buffer cost more than what is read to them.
+    Large(Chunk),
+}
+
+impl Content {
+    /// Room for so many bytes, of any content.
+    fn room(bytes: usize, landing: &Landing) -> Self {
+        if bytes < LARGE_BYTES_MIN { Self::Small(vec![0; bytes]) } else { Self::Large(landing.take(bytes)) }
+    }
+
+    /// What is to be filled.
+    fn buffer(&mut self) -> &mut [u8] {
+        match self {
+            Self::Shared(_) => &mut [],
+            Self::Small(buffer) => buffer,
+            Self::Large(chunk) => chunk.unfilled(),
+        }
+    }
+
+    /// All of it, once it is filled.
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Shared(data) => data,
+            Self::Small(buffer) => buffer.into(),
+            Self::Large(mut chunk) => {
+                let bytes = chunk.unfilled().len();
+                chunk.advance(bytes);
+                chunk.freeze()
+            }
+        }
+    }
 }
 
 enum Progress {
@@ -109,15 +141,14 @@ impl ReadPlan {
         if !matches!(self.state, Progress::Planned) {
             return;
         }
-        if let Content::Own(buffer) = &mut self.content {
-            for fetch in &self.fetches {
-                match read(&*self.file, &mut buffer[fetch.target.clone()], fetch.file_offset) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => {
-                        self.state = Progress::Failed(error);
-                        return;
-                    }
+        let buffer = self.content.buffer();
+        for fetch in &self.fetches {
+            match read(&*self.file, &mut buffer[fetch.target.clone()], fetch.file_offset) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    self.state = Progress::Failed(error);
+                    return;
                 }
             }
         }
@@ -175,7 +206,7 @@ impl Engine {
             file: self.data.clone(),
             _epoch: self.read_epoch.clone(),
             parts: Vec::new(),
-            content: Content::Own(Vec::new()),
+            content: Content::Shared(Bytes::new()),
             fetches: Vec::new(),
             state: Progress::Planned,
         };
@@ -189,9 +220,9 @@ impl Engine {
             plan.content = Content::Shared(shared);
             return Ok(plan);
         }
-        let mut buffer = vec![0; bytes];
-        self.fill_from_overlay(&mut plan, &mut buffer);
-        plan.content = Content::Own(buffer);
+        let mut content = Content::room(bytes, &self.landing);
+        self.fill_from_overlay(&mut plan, content.buffer());
+        plan.content = content;
         Ok(plan)
     }
 
@@ -207,25 +238,25 @@ impl Engine {
         (data.len() as u64 >= plan.length).then(|| data.slice(..plan.length as usize))
     }
 
-    /// Copies what the overlay has, and lists what is to be fetched.
+    /// Puts zeros and what the overlay has where they belong, and lists what is to be fetched.
     fn fill_from_overlay(&self, plan: &mut ReadPlan, buffer: &mut [u8]) {
         let mut start = 0;
         for index in 0..plan.parts.len() {
             let Part { blocks, entry, .. } = &plan.parts[index];
             let (entry, blocks) = (*entry, blocks.clone());
             for block in blocks {
-                if entry.is_zero(block) {
-                    start += if plan.compact { 0 } else { BLOCK };
+                if entry.is_zero(block) && plan.compact {
                     continue;
                 }
-                match entry.slot.map(|slot| self.slot_data.source(slot, block)) {
+                let slot = entry.slot.filter(|_| !entry.is_zero(block));
+                match slot.map(|slot| self.slot_data.source(slot, block)) {
                     Some(Source::Memory(data)) => {
                         buffer[start..start + BLOCK].copy_from_slice(&data[..BLOCK]);
                     }
                     Some(Source::File(slot)) => {
                         plan.add_fetch(slot.byte_offset() + u64::from(block) * BLOCK_BYTES, start);
                     }
-                    None => {}
+                    None => buffer[start..start + BLOCK].fill(0),
                 }
                 start += BLOCK;
             }
@@ -253,10 +284,7 @@ impl Engine {
             Progress::Failed(error) => return Err(Error::io("reading data")(error)),
             Progress::Fetched => {}
         }
-        let data = match plan.content {
-            Content::Shared(data) => data,
-            Content::Own(buffer) => buffer.into(),
-        };
+        let data = plan.content.freeze();
         let mut checksums = Vec::with_capacity((plan.length / BLOCK_BYTES) as usize);
         let mut start = 0;
         for part in &plan.parts {

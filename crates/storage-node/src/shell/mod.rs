@@ -127,13 +127,14 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     metrics.set_ready();
     let (threads, mut done) = IoThreads::start().map_err(RunError::io("cannot start the I/O threads"))?;
     let (reports, reports_in) = agent::reports();
+    let landing = started.node.engine().landing().clone();
     let shell = Rc::new(Shell {
         node: RefCell::new(Some(started.node)),
         sessions: RefCell::default(),
         peers: RefCell::default(),
         threads,
         brief_syncs: BriefSyncs::new(),
-        landing: Arc::default(),
+        landing,
         reports,
         busy_poll,
         tcp_congestion_control: config.tcp_congestion_control.clone(),
