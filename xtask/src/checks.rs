@@ -20,7 +20,7 @@ pub(crate) fn run() -> bool {
             .and(step("unit and property tests", || {
                 libtest::run(&mut workspace::cargo(&UNIT_TESTS), Times::Hidden)
             }))
-            .and(step("simulator: known seeds and a thousand fresh ones", || check(sim::check())))
+            .and(step("simulator: known seeds and fresh ones", || check(sim::check())))
             .and(end_to_end());
     }
     println!("\n{} in all", minutes(begun.elapsed()));

@@ -76,9 +76,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Whether a node comes back without what it had: then others have to have it, and there must be a place for it.
+    /// Whether a node comes back without what it had, or may have to: then others have to have it, and there must be a place for it.
     pub(crate) fn loses_disks(self) -> bool {
-        matches!(self, Kind::Wipe | Kind::RollBack)
+        matches!(self, Kind::Wipe | Kind::RollBack | Kind::RotTail)
     }
 }
 

@@ -20,6 +20,11 @@ impl World {
         }
         self.trace.line(self.now, || format!("the disk of node {index} is lost"));
         self.kill(Process::Node(index), away);
+        self.lose_disk(index);
+    }
+
+    /// The node, whose process has ended, gets an empty disk.
+    pub(super) fn lose_disk(&mut self, index: usize) {
         let process = &mut self.nodes[index];
         process.disk = process.disk.wiped();
         self.lost_disks.extend(process.disk_id.take());

@@ -177,7 +177,7 @@ impl World {
             Ok(unopened) => process.volatile.unopened = Some(unopened),
             Err(quoin_store::Error::NotFormatted) => {}
             Err(quoin_store::Error::Io { .. }) => return self.restart_node_later(index),
-            Err(error) => return self.fail(format!("node {index} cannot open its disk: {error}")),
+            Err(error) => return self.refuses_its_disk(index, &error),
         }
         self.register_node(index, incarnation);
     }
@@ -291,7 +291,7 @@ impl World {
             Err(quoin_store::Error::Io { .. } | quoin_store::Error::NoSpace) => {
                 return self.restart_node_later(index);
             }
-            Err(error) => return self.fail(format!("node {index} cannot open its disk: {error}")),
+            Err(error) => return self.refuses_its_disk(index, &error),
         }
         let incarnation = self.nodes[index].incarnation;
         self.register_node(index, incarnation);

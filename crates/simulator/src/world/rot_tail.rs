@@ -1,10 +1,11 @@
 //! Bit rot in the last thing that a journal has: the node that starts after a crash has lost what it said was durable, and
-//! cannot know it.
+//! mostly cannot know it. Where it can, it refuses the disk, and an operator replaces that.
 
 use super::{Process, World};
+use crate::faults::Kind;
 use crate::queue::Nanos;
 use quoin_disk::{Dir, File, MemDir, OpenMode};
-use quoin_store::Lsn;
+use quoin_store::{Error, Lsn};
 use std::sync::Arc;
 
 /// Batches begin at multiples of this.
@@ -25,7 +26,7 @@ impl World {
     /// Flips a bit in the newest batch of a node's journal, and kills the node. Only while all replicas have everything: a
     /// disk that loses what it promised is a copy less, and the others are enough without it.
     pub(crate) fn rot_tail(&mut self, index: usize, away: Nanos) {
-        if !crate::run::is_in_order(self) {
+        if !crate::run::is_in_order(self) || !self.may_lose_disk(index) {
             return;
         }
         let Some(durable) = self.nodes[index].node.as_ref().map(|node| node.engine().durable()) else {
@@ -45,6 +46,20 @@ impl World {
                 .line(self.now, || format!("the journal of node {index} rots from {} on", batch.order.1));
             self.kill(Process::Node(index), away);
         }
+    }
+}
+
+impl World {
+    /// The node finds that its disk is not what it was: a batch that was being written when its process ended tells that the
+    /// rotten one was durable, or maps know of records that the journal does not have.
+    pub(super) fn refuses_its_disk(&mut self, index: usize, error: &Error) {
+        let rots = self.setup.faults.contains(&Kind::RotTail);
+        if !rots || !matches!(error, Error::DurableLost { .. } | Error::Corrupt { .. }) {
+            return self.fail(format!("node {index} cannot open its disk: {error}"));
+        }
+        self.trace.line(self.now, || format!("node {index} refuses its disk, which is replaced: {error}"));
+        self.lose_disk(index);
+        self.restart_node_later(index);
     }
 }
 
