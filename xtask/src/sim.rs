@@ -35,7 +35,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
 /// there. All scenarios run, whichever failed. In the profile of the unit tests, which have built nearly all of it: it runs a third as
 /// fast as [`run`] does, for less than that takes to build.
 pub(crate) fn check() -> Result<(), String> {
-    workspace::run(&mut workspace::cargo(&["build", "--quiet", "--package", "quoin-simulator"]))?;
+    let mut build = workspace::cargo(&["build", "--quiet", "--package", "quoin-simulator", "--target-dir"]);
+    workspace::run(build.arg(workspace::target()).env_remove("CARGO_BUILD_TARGET"))?;
     let from = commit().as_deref().and_then(first_seed).map(|seed| seed.to_string());
     let mut runs = vec![vec!["--regressions", "crates/simulator/seeds.txt"]];
     for (scenario, seeds) in FRESH_SEEDS {

@@ -13,8 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The longest chunk: a block, and a huge page.
 pub const CHUNK_BYTES_MAX: usize = 2 << 20;
-/// Data from this size on is worth a chunk of its own.
-pub const LARGE_BYTES_MIN: usize = 64 * 1024;
 /// Where chunks begin: at multiples of this, in memory.
 const PAGE_BYTES: usize = 4096;
 /// The most blocks that are kept without being used.

@@ -9,13 +9,16 @@ use crate::view::View;
 use crate::write::parts;
 use bytes::Bytes;
 use quoin_disk::File;
-use quoin_disk::landing::{Chunk, LARGE_BYTES_MIN, Landing};
+use quoin_disk::landing::{Chunk, Landing};
 use quoin_types::limits::READ_BYTES_MAX;
 use quoin_types::{BLOCK_BYTES, BlockIndex, ExtentIndex, ReplicaId, Version};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// What is read to memory that is used again. An allocator gives larger pieces back to the kernel sooner than it would need them
+/// anew. A smaller one would keep many times its size from being used again, if a slow client does not fetch it.
+const LARGE_BYTES_MIN: usize = 512 * 1024;
 /// CRC-32 of a block of zeros.
 const ZERO_CHECKSUM: u32 = 0xC71C_0011;
 

@@ -1,7 +1,7 @@
 //! The receiving half.
 
 use bytes::{Buf, BytesMut};
-use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, LARGE_BYTES_MIN, Landing};
+use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
 use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
 use std::io;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 
 /// What is read at once where no more is known to come.
 const READ_BYTES: usize = 64 * 1024;
+/// From this size on, data gets memory of its own, where the inbox has some for it. Of smaller frames many come with one read.
+const LANDING_BYTES_MIN: usize = 64 * 1024;
 const _: () = assert!(DATA_BYTES_MAX <= CHUNK_BYTES_MAX);
 
 /// Why a connection cannot be read any more.
@@ -82,7 +84,7 @@ impl Inbox {
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
         let Some(landing) = &self.landing else { return self.decoder.next(&mut self.buffer) };
         if self.arriving.is_none() {
-            match self.decoder.next_or_head(&mut self.buffer, LARGE_BYTES_MIN)? {
+            match self.decoder.next_or_head(&mut self.buffer, LANDING_BYTES_MIN)? {
                 Some(Frame::Head(head)) => {
                     self.arriving = Some(Arriving::begin(head, landing, &mut self.buffer));
                 }
@@ -197,7 +199,7 @@ mod tests {
                 let Message::Write(write) = message else { panic!("another message") };
                 assert_eq!(write.data.len(), length);
                 assert_eq!(quoin_wire::first_mismatch(&write.data, &write.checksums), None);
-                if length >= LARGE_BYTES_MIN {
+                if length >= LANDING_BYTES_MIN {
                     assert!(write.data.as_ptr().addr().is_multiple_of(4096));
                 }
             }

@@ -67,9 +67,9 @@ async fn heartbeats(shell: &Rc<Shell>) {
             () = alarm.until(wait) => {}
             () = shell.awake.notified(), if !busy => {}
         }
-        next = clock::now() + LOOK_EVERY.min(every);
         let reports = shell.core.borrow().reports();
         let (now, news) = (clock::now(), outline(shell, &reports));
+        next = (now + LOOK_EVERY).min(now.next_multiple(every));
         let due = told_at.is_none_or(|at| now >= at.next_multiple(every));
         if !due && news == told {
             continue;

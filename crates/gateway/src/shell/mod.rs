@@ -194,8 +194,10 @@ async fn tick(shell: Rc<Shell>) {
             let core = shell.core.borrow();
             (core.is_busy(), core.tick_every(), core.heartbeat_at())
         };
-        let next = every.map(|every| clock::now().next_multiple(every));
-        let next = next.map(|next| if busy { next } else { next.min(heartbeat) });
+        let now = clock::now();
+        // With something under way, each tick leaves the thread to it for a while.
+        let next =
+            every.map(|every| if busy { now + every } else { now.next_multiple(every).min(heartbeat) });
         tokio::select! {
             () = alarm.until(next.unwrap_or_default()), if next.is_some() => {}
             () = shell.busy.notified(), if !busy => {}

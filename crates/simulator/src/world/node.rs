@@ -117,6 +117,8 @@ pub(crate) struct NodeProcess {
     pub(crate) held: bool,
     /// The managers refuse its disk.
     pub(crate) refused: bool,
+    /// Its journal has rotted, and it has not started since.
+    pub(crate) rotted: bool,
     id: NodeId,
     instance: InstanceId,
     tick_timer: u64,
@@ -142,6 +144,7 @@ impl NodeProcess {
             slowness: 1,
             held: false,
             refused: false,
+            rotted: false,
             id: NodeId(0),
             instance: InstanceId::default(),
             tick_timer: 0,
@@ -286,7 +289,10 @@ impl World {
         let process = &mut self.nodes[index];
         let Some(unopened) = process.volatile.unopened.take() else { return };
         match unopened.open(boot, OPTIONS, StartMark::from(process.instance)) {
-            Ok(opened) => process.volatile.opened = Some(opened),
+            Ok(opened) => {
+                process.volatile.opened = Some(opened);
+                process.rotted = false;
+            }
             // Others have the space for now: its supervisor tries again.
             Err(quoin_store::Error::Io { .. } | quoin_store::Error::NoSpace) => {
                 return self.restart_node_later(index);

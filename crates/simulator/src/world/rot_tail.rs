@@ -2,7 +2,6 @@
 //! mostly cannot know it. Where it can, it refuses the disk, and an operator replaces that.
 
 use super::{Process, World};
-use crate::faults::Kind;
 use crate::queue::Nanos;
 use quoin_disk::{Dir, File, MemDir, OpenMode};
 use quoin_store::{Error, Lsn};
@@ -42,6 +41,7 @@ impl World {
         let flipped = batch.file.read_at(&mut byte, at).is_ok()
             && batch.file.write_at(&[byte[0] ^ (1 << self.fault_random.below(8))], at).is_ok();
         if flipped && batch.file.sync().is_ok() {
+            self.nodes[index].rotted = true;
             self.trace
                 .line(self.now, || format!("the journal of node {index} rots from {} on", batch.order.1));
             self.kill(Process::Node(index), away);
@@ -50,11 +50,16 @@ impl World {
 }
 
 impl World {
-    /// The node finds that its disk is not what it was: a batch that was being written when its process ended tells that the
-    /// rotten one was durable, or maps know of records that the journal does not have.
+    /// The node finds that its disk is not what it was. That is right at the first start after rot: if a batch that was being
+    /// written when its process ended tells that the rotten one was durable, or if maps know of records that the journal does not
+    /// have.
     pub(super) fn refuses_its_disk(&mut self, index: usize, error: &Error) {
-        let rots = self.setup.faults.contains(&Kind::RotTail);
-        if !rots || !matches!(error, Error::DurableLost { .. } | Error::Corrupt { .. }) {
+        let is_noticed = match error {
+            Error::DurableLost { .. } => true,
+            Error::Corrupt { detail, .. } => detail.contains("another extent's"),
+            _ => false,
+        };
+        if !is_noticed || !std::mem::take(&mut self.nodes[index].rotted) {
             return self.fail(format!("node {index} cannot open its disk: {error}"));
         }
         self.trace.line(self.now, || format!("node {index} refuses its disk, which is replaced: {error}"));

@@ -182,7 +182,8 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
     let mut alarm = Alarm::new();
     loop {
         let (every, due) = shell.ticks_wanted();
-        let usual = clock::now().next_multiple(every);
+        let now = clock::now();
+        let usual = if every == TICK_AT_REST { now.next_multiple(every) } else { now + every };
         tokio::select! {
             () = alarm.until(due.map_or(usual, |due| usual.min(due))) => {}
             () = shell.busy.notified(), if every > TICK_BUSY => match shell.ticks_wanted() {
