@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Seeds that nobody has tried, for each commit.
+/// Seeds that nobody has tried, for each state of the crates.
 const FRESH_SEEDS: [(&str, &str); 13] = [
     ("default", "700"),
     ("moments", "300"),
@@ -31,13 +31,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     workspace::run(command.args(arguments))
 }
 
-/// The seeds that once found something, and fresh ones: the same for all who try one commit, so that what passes here passes
-/// there. All scenarios run, whichever failed. In the profile of the unit tests, which have built nearly all of it: it runs a third as
+/// The seeds that once found something, and fresh ones: the same for all who try the same crates, so that what
+/// passes here passes there. All scenarios run, whichever failed. In the profile of the unit tests, which have built nearly all of it: it runs a third as
 /// fast as [`run`] does, for less than that takes to build.
 pub(crate) fn check() -> Result<(), String> {
     let mut build = workspace::cargo(&["build", "--quiet", "--package", "quoin-simulator", "--target-dir"]);
     workspace::run(build.arg(workspace::target()).env_remove("CARGO_BUILD_TARGET"))?;
-    let from = commit().as_deref().and_then(first_seed).map(|seed| seed.to_string());
+    let from = crates().as_deref().and_then(first_seed).map(|seed| seed.to_string());
     let mut runs = vec![vec!["--regressions", "crates/simulator/seeds.txt"]];
     for (scenario, seeds) in FRESH_SEEDS {
         let from = from.iter().flat_map(|seed| ["--from", seed]);
@@ -78,16 +78,20 @@ fn simulate(arguments: &[&str]) -> bool {
     }
 }
 
-/// The commit that is checked out, in hexadecimal digits. `None` in a tree without history: its seeds are anybody's.
-fn commit() -> Option<String> {
-    let asked =
-        Command::new("git").args(["rev-parse", "HEAD"]).current_dir(workspace::root()).output().ok()?;
+/// What git calls the crates of the commit that is checked out, in hexadecimal digits. `None` in a tree without history: its seeds
+/// are anybody's.
+fn crates() -> Option<String> {
+    let asked = Command::new("git")
+        .args(["rev-parse", "HEAD:crates"])
+        .current_dir(workspace::root())
+        .output()
+        .ok()?;
     asked.status.success().then(|| String::from_utf8_lossy(&asked.stdout).trim().to_owned())
 }
 
-/// The first of a commit's fresh seeds: its leading 48 bits.
-fn first_seed(commit: &str) -> Option<u64> {
-    u64::from_str_radix(commit.get(..12)?, 16).ok()
+/// The first of their fresh seeds: the leading 48 bits.
+fn first_seed(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.get(..12)?, 16).ok()
 }
 
 #[cfg(test)]
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_has_seeds_of_its_own() {
+    fn each_state_of_the_crates_has_seeds_of_its_own() {
         assert_eq!(first_seed("0000000000ff5cd8e22d2a9cd0a5d8ad29ad7d28"), Some(255));
         assert_ne!(first_seed("a71c90c00000"), first_seed("a71c90c00001"));
         assert_eq!(first_seed("no commit"), None);
