@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold, step by step, and one line that sums it up.
+//! `cargo xtask test`: everything that must hold, step by step, and at the end what failed of it.
 
 use crate::libtest::{self, Times};
 use crate::outcome::Outcome;

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: the simulator, built as fast as it can be, with what is asked of it.
+//! `cargo xtask sim`: the simulator, built as fast as it can be, with what is asked of it; and the seeds that `cargo xtask test` tries.
 
 use crate::workspace;
 use std::num::NonZero;
@@ -24,16 +24,16 @@ const FRESH_SEEDS: [(&str, &str); 13] = [
     ("trouble", "100"),
 ];
 
-/// Runs it; `true` if nothing failed.
+/// Runs it; an error if anything failed.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let mut command =
         workspace::cargo(&["run", "--quiet", "--profile", "sim", "--package", "quoin-simulator", "--"]);
     workspace::run(command.args(arguments))
 }
 
-/// The seeds that once found something, and fresh ones: the same for all who try the same crates, so that what
-/// passes here passes there. All scenarios run, whichever failed. In the profile of the unit tests, which have built nearly all of it: it runs a third as
-/// fast as [`run`] does, for less than that takes to build.
+/// The seeds that once found something, and fresh ones: the same for all who try the same crates, so that what passes here
+/// passes there. All scenarios run, whichever failed. In the profile of the unit tests, which have built nearly all of it: it
+/// runs a third as fast as [`run`] does, for less than that takes to build.
 pub(crate) fn check() -> Result<(), String> {
     let mut build = workspace::cargo(&["build", "--quiet", "--package", "quoin-simulator", "--target-dir"]);
     workspace::run(build.arg(workspace::target()).env_remove("CARGO_BUILD_TARGET"))?;
