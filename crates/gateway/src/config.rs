@@ -2,6 +2,7 @@
 
 use crate::listen::ListenAddress;
 use quoin_tls::ClientCertificates;
+use quoin_transport::LocalSockets;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Config {
     pub in_flight_bytes_max: usize,
     /// The most bytes kept in memory per segment for replicas that come back.
     pub retained_bytes_max: usize,
+    /// Where storage nodes of this machine have their sockets; none if there is no such place.
+    pub local_sockets: Option<LocalSockets>,
     /// The congestion control of data connections through a network; the kernel's default where nothing is said.
     pub tcp_congestion_control: Option<String>,
     /// How long its thread looks for more work before it sleeps; zero for not at all.

@@ -1,6 +1,7 @@
 //! What a storage node is told at its start.
 
 use crate::node::Limits;
+use quoin_transport::LocalSockets;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Config {
     pub journal_files: u32,
     /// What work in the background may take.
     pub limits: Limits,
+    /// Where storage nodes have sockets for the processes of their machine; none if there is no such place.
+    pub local_sockets: Option<LocalSockets>,
     /// The congestion control of data connections through a network; the kernel's default where nothing is said.
     pub tcp_congestion_control: Option<String>,
     /// How long its thread looks for more work before it sleeps; zero for not at all.

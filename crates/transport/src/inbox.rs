@@ -1,11 +1,11 @@
 //! The receiving half.
 
+use crate::Stream;
 use bytes::{Buf, BytesMut};
 use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
 use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
 use std::io;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 
 /// What is read at once where no more is known to come.
 const READ_BYTES: usize = 64 * 1024;
@@ -54,7 +54,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`ReadError`]: the connection has ended.
-    pub async fn fill(&mut self, stream: &TcpStream) -> Result<(), ReadError> {
+    pub async fn fill(&mut self, stream: &Stream) -> Result<(), ReadError> {
         loop {
             stream.readable().await?;
             match self.try_fill(stream) {
@@ -66,15 +66,15 @@ impl Inbox {
         }
     }
 
-    fn try_fill(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    fn try_fill(&mut self, stream: &Stream) -> io::Result<usize> {
         if let Some(Arriving { data, .. }) = &mut self.arriving {
-            let read = crate::try_read_into(stream, data.unfilled())?;
+            let read = stream.try_read_into(data.unfilled())?;
             data.advance(read);
             return Ok(read);
         }
         let missing = self.decoder.needed().saturating_sub(self.buffer.len());
         self.buffer.reserve(missing.max(READ_BYTES));
-        crate::try_read(stream, &mut self.buffer)
+        stream.try_read(&mut self.buffer)
     }
 
     /// The next whole message.
@@ -100,7 +100,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`ReadError`]: the connection has ended.
-    pub async fn receive(&mut self, stream: &TcpStream) -> Result<Message, ReadError> {
+    pub async fn receive(&mut self, stream: &Stream) -> Result<Message, ReadError> {
         loop {
             if let Some(message) = self.next_message()? {
                 return Ok(message);
@@ -124,11 +124,10 @@ impl Arriving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{pairs, write_all};
     use bytes::Bytes;
     use quoin_types::{Epoch, ReplicaId, Seq};
     use quoin_wire::{HEADER_BYTES, encode};
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
 
     fn landing_in(landing: Arc<Landing>) -> Inbox {
         let mut inbox = Inbox::default();
@@ -153,22 +152,12 @@ mod tests {
         bytes.to_vec()
     }
 
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (connected, accepted) =
-            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (connected.unwrap(), accepted.unwrap().0)
-    }
-
     /// Sends the stream in pieces, and gives what the inbox makes of it until the end of the connection.
     async fn received(mut inbox: Inbox, stream: Vec<u8>, piece_bytes: usize) -> (Vec<Message>, ReadError) {
-        let (mut writer, reader) = pair().await;
+        let [(writer, reader), _] = pairs().await;
         let send = async move {
             for piece in stream.chunks(piece_bytes) {
-                // The other side may have gone away over what came before.
-                if writer.write_all(piece).await.is_err() {
-                    return;
-                }
+                write_all(&writer, piece).await;
                 tokio::task::yield_now().await;
             }
         };

@@ -1,13 +1,12 @@
 //! The sending half.
 
-use crate::Socket;
+use crate::{Socket, Stream};
 use bytes::{Buf, Bytes, BytesMut};
 use quoin_wire::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// Slices per system call.
@@ -116,7 +115,7 @@ impl Queue {
 
 /// A connection's queue with its socket. Cheap to clone; for one thread.
 #[derive(Debug)]
-pub struct Outbox<S = TcpStream> {
+pub struct Outbox<S = Stream> {
     stream: Rc<S>,
     queue: Rc<RefCell<Queue>>,
     /// Whether the last write left something: the writer task has work.

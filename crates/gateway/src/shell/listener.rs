@@ -5,13 +5,12 @@ use super::metrics::TurnedAway;
 use super::socket::{ClientSocket, Peer};
 use super::{RunError, Shell, client};
 use crate::listen::ListenAddress;
+use quoin_transport::{SocketFile, Stream};
 use std::future::poll_fn;
 use std::io;
 use std::net;
 use std::os::fd::OwnedFd;
 use std::os::unix;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,18 +28,10 @@ const BACKLOG: u32 = 1024;
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix {
-        /// Removed before the listener is closed: until then no other file can have its identity. There is none where somebody
-        /// else keeps the socket.
+        /// Removed before the listener is closed. There is none where somebody else keeps the socket.
         _file: Option<SocketFile>,
         listener: UnixListener,
     },
-}
-
-/// The file of a Unix socket. Dropping it removes it, if it is still the same one.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
 }
 
 /// Begins to listen at all addresses: with the sockets that the process was started with, where they are for one of these.
@@ -94,48 +85,9 @@ fn listen(address: &ListenAddress, socket_mode: u32) -> io::Result<Listener> {
             socket.bind(*address)?;
             socket.listen(BACKLOG).map(Listener::Tcp)
         }
-        ListenAddress::Unix(path) => bind_unix(path, socket_mode),
-    }
-}
-
-fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
-    remove_stale(path)?;
-    // The file must never exist with more permissions than it is to have. No other thread makes files at this time.
-    let former = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!mode & 0o777));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(former);
-    let listener = bound?;
-    let identity = identity(path)?;
-    let file = SocketFile { path: path.to_owned(), identity };
-    Ok(Listener::Unix { _file: Some(file), listener })
-}
-
-/// Removes a socket that nobody listens at any more. Anything else is left, and is in the way.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
-        }
-        Ok(_) => {}
-    }
-    match unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // Left behind it would be taken for stale at the next start, which is as good.
-            let _ = std::fs::remove_file(&self.path);
+        ListenAddress::Unix(path) => {
+            let (file, listener) = SocketFile::bind(path, socket_mode)?;
+            Ok(Listener::Unix { _file: Some(file), listener })
         }
     }
 }
@@ -143,12 +95,12 @@ impl Drop for SocketFile {
 impl Listener {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(ClientSocket, Peer)>> {
         match self {
-            Self::Tcp(listener) => {
-                listener.poll_accept(context).map_ok(|(stream, address)| (stream.into(), Peer::Tcp(address)))
-            }
+            Self::Tcp(listener) => listener
+                .poll_accept(context)
+                .map_ok(|(stream, address)| (Stream::from(stream).into(), Peer::Tcp(address))),
             Self::Unix { listener, .. } => listener.poll_accept(context).map_ok(|(stream, _)| {
                 let process = stream.peer_cred().ok().map(|cred| (cred.pid().unwrap_or(0), cred.uid()));
-                (stream.into(), Peer::Unix(process))
+                (Stream::from(stream).into(), Peer::Unix(process))
             }),
         }
     }
@@ -248,30 +200,5 @@ mod tests {
         assert!(path.exists(), "it is not ours to remove");
         let refusal = bind(&addresses[..1], hand_over(), 0o600).unwrap_err();
         assert!(matches!(refusal, RunError::Uninvited(address) if address == addresses[1]));
-    }
-    use std::os::unix::fs::PermissionsExt;
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_nothing_else_and_only_the_own_one_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("nbd.sock");
-        drop(unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "it is stale");
-        let listener = bind_unix(&path, 0o620).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
-        assert_eq!(bind_unix(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(listener);
-        assert!(!path.exists());
-        std::fs::write(&path, "mine").unwrap();
-        assert_eq!(bind_unix(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
-
-        // In the same test: what a process may do to files is the same for all its threads.
-        let path = dir.path().join("other.sock");
-        let former = bind_unix(&path, 0o600).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        let _listener = bind_unix(&path, 0o600).unwrap();
-        drop(former);
-        assert!(path.exists(), "it is the successor's");
     }
 }

@@ -1,7 +1,7 @@
 //! Sessions with storage nodes: one connection each, made anew whenever it breaks.
 
 use super::Shell;
-use quoin_transport::{Inbox, Outbox, ReadError};
+use quoin_transport::{Inbox, Outbox, ReadError, Stream};
 use quoin_types::NodeId;
 use quoin_wire::{Hello, Message, Speaker};
 use std::io;
@@ -77,12 +77,27 @@ async fn keep(shell: &Rc<Shell>, id: NodeId, address: &str, stop: &CancellationT
     }
 }
 
-async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<TcpStream>, Inbox), ReadError> {
-    let stream = Rc::new(TcpStream::connect(address).await?);
-    quoin_transport::prepare(&stream, shell.config.tcp_congestion_control.as_deref())?;
+/// Connects within the machine if the node is on it, else through the network.
+async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<Stream>, Inbox), ReadError> {
+    if let Some(local) = &shell.config.local_sockets
+        && let Ok(stream) = local.connect(address).await
+    {
+        match greet(shell, id, stream).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => tracing::debug!(node = %id, address, %error, "no session through the local socket"),
+        }
+    }
+    let stream = Stream::from(TcpStream::connect(address).await?);
+    stream.prepare(shell.config.tcp_congestion_control.as_deref())?;
+    greet(shell, id, stream).await
+}
+
+/// Begins a session.
+async fn greet(shell: &Rc<Shell>, id: NodeId, stream: Stream) -> Result<(Rc<Stream>, Inbox), ReadError> {
     let Some(cluster) = shell.cluster.get() else {
         return Err(io::Error::other("the cluster is not known").into());
     };
+    let stream = Rc::new(stream);
     let instance = shell.core.borrow().instance();
     let outbox = Outbox::new(stream.clone());
     outbox.push(&Message::Hello(Hello { cluster, speaker: Speaker::Gateway(instance), node: id }));
@@ -98,7 +113,7 @@ async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<TcpStr
 async fn session(
     shell: &Rc<Shell>,
     id: NodeId,
-    stream: Rc<TcpStream>,
+    stream: Rc<Stream>,
     mut inbox: Inbox,
     stop: &CancellationToken,
 ) -> ReadError {
@@ -108,8 +123,8 @@ async fn session(
         link.outbox = Some(outbox.clone());
         link.cut = cut.clone();
     }
-    tracing::info!(node = %id, "a session with a storage node begins");
-    let local = quoin_transport::is_local(&stream);
+    let local = stream.is_local();
+    tracing::info!(node = %id, local, "a session with a storage node begins");
     shell.event(|core, now| core.on_session_up(id, local, now));
     let error = tokio::select! {
         error = receive(shell, id, &stream, &mut inbox, &outbox) => error,
@@ -129,7 +144,7 @@ async fn session(
 async fn receive(
     shell: &Rc<Shell>,
     id: NodeId,
-    stream: &TcpStream,
+    stream: &Stream,
     inbox: &mut Inbox,
     outbox: &Outbox,
 ) -> ReadError {

@@ -2,27 +2,20 @@
 
 use bytes::{Buf, BytesMut};
 use quoin_tls::{Session, TlsError};
-use quoin_transport::Socket;
+use quoin_transport::{Socket, Stream};
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
 
 /// What is read at once where encrypted bytes come.
 const CIPHER_READ_BYTES: usize = 64 * 1024;
 
 /// A client's socket. It begins in plain text, and may go on encrypted.
 pub(super) struct ClientSocket {
-    plain: Plain,
+    plain: Stream,
     tls: OnceCell<RefCell<Tls>>,
-}
-
-#[derive(Debug)]
-enum Plain {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// The encrypted layer, and what has come of it.
@@ -69,59 +62,22 @@ impl fmt::Display for Peer {
     }
 }
 
-impl From<TcpStream> for ClientSocket {
-    fn from(stream: TcpStream) -> Self {
-        Self { plain: Plain::Tcp(stream), tls: OnceCell::new() }
-    }
-}
-
-impl From<UnixStream> for ClientSocket {
-    fn from(stream: UnixStream) -> Self {
-        Self { plain: Plain::Unix(stream), tls: OnceCell::new() }
-    }
-}
-
-impl Plain {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
-    }
-
-    async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
-    }
-
-    fn try_read_buf(&self, input: &mut BytesMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => quoin_transport::try_read(stream, input),
-            Self::Unix(stream) => stream.try_read_buf(input),
-        }
-    }
-
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write_vectored(slices),
-            Self::Unix(stream) => stream.try_write_vectored(slices),
-        }
+impl From<Stream> for ClientSocket {
+    fn from(plain: Stream) -> Self {
+        Self { plain, tls: OnceCell::new() }
     }
 }
 
 impl ClientSocket {
     /// Sets it up: no delay for small answers, and an end for a peer that is gone without a word.
     pub(super) fn prepare(&self, peer_timeout: Duration, congestion_control: Option<&str>) -> io::Result<()> {
-        let Plain::Tcp(stream) = &self.plain else { return Ok(()) };
-        quoin_transport::prepare(stream, congestion_control)?;
-        quoin_transport::end_when_silent(stream, peer_timeout)
+        self.plain.prepare(congestion_control)?;
+        self.plain.end_when_silent(peer_timeout)
     }
 
     /// Whether it is for processes of this machine, as far as the permissions of its file let them.
     pub(super) fn is_local(&self) -> bool {
-        matches!(self.plain, Plain::Unix(_))
+        matches!(self.plain, Stream::Unix(_))
     }
 
     /// Waits for bytes and reads what is there, at most about `room` of it; 0 at the end.
@@ -131,7 +87,7 @@ impl ClientSocket {
             let read = match self.tls.get() {
                 None => {
                     input.reserve(room);
-                    self.plain.try_read_buf(input)
+                    self.plain.try_read(input)
                 }
                 Some(tls) => tls.borrow_mut().read(&self.plain, input),
             };
@@ -152,7 +108,7 @@ impl ClientSocket {
         while tls.session.is_handshaking() {
             self.plain.readable().await?;
             tls.incoming.reserve(CIPHER_READ_BYTES);
-            match self.plain.try_read_buf(&mut tls.incoming) {
+            match self.plain.try_read(&mut tls.incoming) {
                 Ok(0) => return Err(TlsError::Left.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -171,12 +127,12 @@ impl ClientSocket {
 }
 
 impl Tls {
-    fn read(&mut self, plain: &Plain, input: &mut BytesMut) -> io::Result<usize> {
+    fn read(&mut self, plain: &Stream, input: &mut BytesMut) -> io::Result<usize> {
         if self.has_ended {
             return Ok(0);
         }
         self.incoming.reserve(CIPHER_READ_BYTES);
-        if plain.try_read_buf(&mut self.incoming)? == 0 {
+        if plain.try_read(&mut self.incoming)? == 0 {
             return Ok(0);
         }
         let before = input.len();
@@ -190,7 +146,7 @@ impl Tls {
         }
     }
 
-    fn write(&mut self, plain: &Plain, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&mut self, plain: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.flush(plain)?;
         let taken = self.session.send(slices).map_err(io::Error::other)?;
         self.flush(plain)?;
@@ -198,7 +154,7 @@ impl Tls {
     }
 
     /// Sends what is encrypted, as far as the socket takes it. `true`: all of it.
-    fn flush(&mut self, plain: &Plain) -> io::Result<bool> {
+    fn flush(&mut self, plain: &Stream) -> io::Result<bool> {
         let output = self.session.output();
         while !output.is_empty() {
             match plain.try_write_vectored(&[IoSlice::new(output)]) {

@@ -27,6 +27,9 @@ fn table(layout: &Layout, state: &State, member: &MemberState) -> Table {
     set("data_dir", layout.data(member.member()).display().to_string());
     set("admin_listen", member.admin.to_string());
     set("heartbeat_interval", HEARTBEAT_INTERVAL.to_owned());
+    if member.role != Role::ClusterManager {
+        set("local_sockets", layout.local_sockets().display().to_string());
+    }
     match member.role {
         Role::ClusterManager => {
             set("id", member.n.to_string());

@@ -73,6 +73,11 @@ impl Layout {
         (address.is_ok() && !path.as_os_str().as_encoded_bytes().contains(&b',')).then_some(path)
     }
 
+    /// Where storage nodes leave sockets for the gateway and each other.
+    pub(crate) fn local_sockets(&self) -> PathBuf {
+        self.dir.join("run/local")
+    }
+
     pub(crate) fn config(&self, member: Member) -> PathBuf {
         self.dir.join(format!("config/{member}.toml"))
     }

@@ -10,6 +10,7 @@ use crate::units::duration::Period;
 use crate::units::size::Size;
 use quoin_gateway::{ClientCertificates, ClientLimits, Config, ListenAddress, Tls, TlsCredentials};
 use quoin_service::logging::LogFormat;
+use quoin_transport::LocalSockets;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +58,8 @@ options! { GatewayOptions, GatewaySettings {
     client_requests_max: u32 = "QUOIN_CLIENT_REQUESTS_MAX", "N", default "1024";
     /// The most memory per segment for writes that a replica may need again when it comes back
     retained_max: Size = "QUOIN_RETAINED_MAX", "SIZE", default "64MiB";
+    /// Where the storage nodes of this machine leave their Unix sockets: no network for those
+    local_sockets: PathBuf = "QUOIN_LOCAL_SOCKETS", "DIR";
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
     tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
     /// How long to look for more work before sleeping, while requests come one after the other; 0s for not at all
@@ -91,6 +94,7 @@ impl GatewaySettings {
             limits: self.limits()?,
             in_flight_bytes_max: memory(&self.in_flight_max)?,
             retained_bytes_max: memory(&self.retained_max)?,
+            local_sockets: self.local_sockets.optional()?.map(LocalSockets::new),
             tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
             busy_poll: busy_poll(&self.busy_poll)?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,

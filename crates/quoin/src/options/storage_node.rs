@@ -9,6 +9,7 @@ use crate::units::size::Size;
 use quoin_service::logging::LogFormat;
 use quoin_storage_node::Config;
 use quoin_storage_node::node::Limits;
+use quoin_transport::LocalSockets;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -39,6 +40,8 @@ options! { StorageNodeOptions, StorageNodeSettings {
     scrub_rate: Size = "QUOIN_SCRUB_RATE", "SIZE", default "32MiB";
     /// The least time from the beginning of one scrub of the whole disk to that of the next
     scrub_interval: Period = "QUOIN_SCRUB_INTERVAL", "DURATION", default "24h";
+    /// Where to leave a Unix socket for gateways and nodes of this machine, and to look for theirs: no network among them
+    local_sockets: PathBuf = "QUOIN_LOCAL_SOCKETS", "DIR";
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
     tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
     /// How long to look for more work before sleeping, while requests come one after the other; 0s for not at all
@@ -82,6 +85,7 @@ impl StorageNodeSettings {
                 .journal_files
                 .get_if(|files| (2..=1024).contains(files), "a journal has 2 to 1024 files")?,
             limits: self.limits()?,
+            local_sockets: self.local_sockets.optional()?.map(LocalSockets::new),
             tcp_congestion_control: self.tcp_congestion_control.optional()?.map(|name| name.0),
             busy_poll: busy_poll(&self.busy_poll)?,
             heartbeat_interval: heartbeat(&self.heartbeat_interval)?,

@@ -2,14 +2,14 @@
 
 use super::{Link, Shell};
 use quoin_service::busy_poll::Load;
-use quoin_transport::{Inbox, Outbox, ReadError};
+use quoin_transport::{Inbox, Outbox, ReadError, SocketFile, Stream};
 use quoin_types::SessionId;
 use quoin_wire::{Hello, Message};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -20,24 +20,44 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Answers that a session has not fetched: beyond this, no more is read from it.
 const UNSENT_BYTES_MAX: usize = 64 << 20;
 
+/// Where sessions come from.
+pub(super) struct Doors {
+    pub(super) tcp: TcpListener,
+    /// For processes of this machine. The file goes before the socket.
+    pub(super) local: Option<(SocketFile, UnixListener)>,
+}
+
+impl Doors {
+    async fn accept(&self) -> io::Result<Stream> {
+        match &self.local {
+            None => self.tcp.accept().await.map(|(stream, _)| stream.into()),
+            Some((_, local)) => tokio::select! {
+                accepted = self.tcp.accept() => accepted.map(|(stream, _)| stream.into()),
+                accepted = local.accept() => accepted.map(|(stream, _)| stream.into()),
+            },
+        }
+    }
+}
+
 /// Accepts connections until the node stops.
-pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
+pub(super) async fn accept(shell: Rc<Shell>, doors: Doors) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = doors.accept() => accepted,
             () = shell.stopping.cancelled() => return,
         };
         match accepted {
-            Ok((stream, address)) => {
+            Ok(stream) => {
+                let peer = stream.peer();
                 let Ok(permit) = connections.clone().try_acquire_owned() else {
-                    tracing::warn!(%address, "too many connections: refused");
+                    tracing::warn!(%peer, "too many connections: refused");
                     continue;
                 };
                 let shell = shell.clone();
                 tokio::task::spawn_local(async move {
                     if let Err(error) = serve(&shell, stream).await {
-                        tracing::debug!(%address, %error, "a connection has ended");
+                        tracing::debug!(%peer, %error, "a connection has ended");
                     }
                     drop(permit);
                 });
@@ -51,8 +71,8 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
     }
 }
 
-async fn serve(shell: &Shell, stream: TcpStream) -> Result<(), ReadError> {
-    quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
+async fn serve(shell: &Shell, stream: Stream) -> Result<(), ReadError> {
+    stream.prepare(shell.tcp_congestion_control.as_deref())?;
     let stream = Rc::new(stream);
     let mut inbox = Inbox::default();
     let hello = tokio::time::timeout(HELLO_MAX, inbox.receive(&stream))
@@ -91,7 +111,7 @@ async fn serve(shell: &Shell, stream: TcpStream) -> Result<(), ReadError> {
 async fn receive(
     shell: &Shell,
     id: SessionId,
-    stream: &TcpStream,
+    stream: &Stream,
     inbox: &mut Inbox,
     outbox: &Outbox,
 ) -> Result<(), ReadError> {

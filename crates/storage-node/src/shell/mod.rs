@@ -13,13 +13,14 @@ use crate::config::Config;
 use crate::node::{Fatal, Node, Output, PullId};
 use agent::Reports;
 use brief_syncs::BriefSyncs;
+use connection::Doors;
 use io_threads::{Done, IoThreads};
 use quoin_disk::clock;
 use quoin_disk::landing::Landing;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_store::SyncJob;
-use quoin_transport::Outbox;
+use quoin_transport::{LocalSockets, Outbox};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
@@ -90,6 +91,7 @@ struct Shell {
     landing: Arc<Landing>,
     reports: Reports,
     busy_poll: BusyPoll,
+    local_sockets: Option<LocalSockets>,
     tcp_congestion_control: Option<String>,
     fatal: Cell<Option<Fatal>>,
     /// Rung when ticks are needed soon.
@@ -110,6 +112,9 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(RunError::io(format!("cannot serve the data plane on {}", config.listen)))?;
+    let address = data_address(&config, &listener)?;
+    let local = config.local_sockets.as_ref().map(|local| local.listen(&address)).transpose();
+    let local = local.map_err(RunError::io("cannot serve this machine in `local_sockets`"))?;
     let busy_poll = BusyPoll::new(config.busy_poll);
     let metrics = metrics::Metrics::new(&busy_poll);
     let stopping = CancellationToken::new();
@@ -120,7 +125,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         stopping.clone(),
     ));
     let started = tokio::select! {
-        started = start::start(&config, &listener) => started?,
+        started = start::start(&config, &address) => started?,
         () = shutdown.cancelled() => return Ok(()),
         failed = admin => return Err(admin_failed(failed)),
     };
@@ -137,6 +142,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         landing,
         reports,
         busy_poll,
+        local_sockets: config.local_sockets.clone(),
         tcp_congestion_control: config.tcp_congestion_control.clone(),
         fatal: Cell::new(None),
         busy: Notify::new(),
@@ -144,7 +150,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         stopping: stopping.clone(),
     });
     let agent = agent::spawn(&shell, &config, started.managers, started.registration, reports_in);
-    tokio::task::spawn_local(connection::accept(shell.clone(), listener));
+    tokio::task::spawn_local(connection::accept(shell.clone(), Doors { tcp: listener, local }));
     tokio::task::spawn_local(tick(shell.clone(), metrics));
     let polling = shell.clone();
     tokio::task::spawn_local(async move { polling.busy_poll.run().await });
@@ -167,6 +173,12 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     let node = shell.node.borrow_mut().take();
     node.map_or(Ok(()), Node::shutdown)?;
     Ok(())
+}
+
+/// Where the cluster reaches this node.
+fn data_address(config: &Config, listener: &TcpListener) -> Result<String, RunError> {
+    let listen = listener.local_addr().map_err(RunError::io("the data plane's address"))?;
+    Ok(config.advertise.clone().unwrap_or_else(|| listen.to_string()))
 }
 
 fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunError {

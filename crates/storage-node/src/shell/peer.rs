@@ -2,7 +2,7 @@
 
 use super::{Link, Shell};
 use crate::node::PullId;
-use quoin_transport::{Inbox, Outbox, ReadError};
+use quoin_transport::{Inbox, Outbox, ReadError, Stream};
 use quoin_wire::{Hello, Message, Source, Speaker};
 use std::io;
 use std::rc::Rc;
@@ -77,11 +77,28 @@ async fn pull(
     }
 }
 
-async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<TcpStream>, Inbox), ReadError> {
-    let stream = Rc::new(TcpStream::connect(&source.address).await?);
-    quoin_transport::prepare(&stream, shell.tcp_congestion_control.as_deref())?;
+/// Connects within the machine if the peer is on it, else through the network.
+async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<Stream>, Inbox), ReadError> {
+    if let Some(local) = &shell.local_sockets
+        && let Ok(stream) = local.connect(&source.address).await
+    {
+        match greet(shell, source, stream).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => {
+                tracing::debug!(peer = %source.address, %error, "no session through the local socket");
+            }
+        }
+    }
+    let stream = Stream::from(TcpStream::connect(&source.address).await?);
+    stream.prepare(shell.tcp_congestion_control.as_deref())?;
+    greet(shell, source, stream).await
+}
+
+/// Begins a session.
+async fn greet(shell: &Shell, source: &Source, stream: Stream) -> Result<(Rc<Stream>, Inbox), ReadError> {
     let own = shell.node.borrow().as_ref().map(|node| *node.identity());
     let Some(own) = own else { return Err(io::Error::other("this storage node is stopping").into()) };
+    let stream = Rc::new(stream);
     let outbox = Outbox::new(stream.clone());
     outbox.push(&Message::Hello(Hello {
         cluster: own.cluster,

@@ -11,7 +11,6 @@ use quoin_store::{Engine, Identity, Options, Unopened};
 use quoin_types::{ClusterId, DiskId, InstanceId, NodeId, StartMark};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 
 /// How long to wait before a cluster manager that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -25,7 +24,7 @@ pub(super) struct Started {
 /// Opens the disk, formatting an empty one for the cluster, and registers with the cluster manager. Rule C2: nothing is served
 /// before the start count is known to be above the last one, and nothing on the disk changes before the managers have said
 /// that it may start: one that is refused does not climb.
-pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Started, RunError> {
+pub(super) async fn start(config: &Config, address: &str) -> Result<Started, RunError> {
     let managers = Managers::new(&config.managers)?;
     let boot = clock::boot_id().map_err(RunError::io("cannot read the kernel's boot id"))?;
     std::fs::create_dir_all(&config.data_dir)
@@ -34,7 +33,7 @@ pub(super) async fn start(config: &Config, listener: &TcpListener) -> Result<Sta
         .map_err(RunError::io(format!("cannot open {}", config.data_dir.display())))?;
     let dir: Arc<dyn quoin_disk::Dir> = Arc::new(dir);
     let instance = InstanceId(random_id()?);
-    let mut registration = registration(config, listener, instance)?;
+    let mut registration = registration(config, address, instance)?;
     let unopened = match Engine::look_at(dir.clone(), None) {
         Err(quoin_store::Error::NotFormatted) => {
             format(config, &managers, &registration, dir.as_ref()).await?;
@@ -128,13 +127,12 @@ fn free_bytes(config: &Config) -> Result<u64, RunError> {
 
 fn registration(
     config: &Config,
-    listener: &TcpListener,
+    address: &str,
     instance: InstanceId,
 ) -> Result<RegisterNodeRequest, RunError> {
-    let listen = listener.local_addr().map_err(RunError::io("the data plane's address"))?;
     Ok(RegisterNodeRequest {
         name: config.name.clone(),
-        data_address: config.advertise.clone().unwrap_or_else(|| listen.to_string()),
+        data_address: address.to_owned(),
         admin_address: config.admin_listen.to_string(),
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
