@@ -4,12 +4,17 @@
 //! Blocks of 2 MiB, made of huge pages where the kernel has some, are cut into chunks that begin at a page. A chunk is filled by its one
 //! owner and then frozen to [`Bytes`]. A block whose last chunk is gone is used again, for its pages are there and may be in
 //! a processor's cache; a few are kept for that, and the rest is given back. So the memory used is what is under way, and a little more.
+//!
+//! Blocks may come from memory that other processes of the machine can map ([`Landing::share`]).
 
+use crate::shared::{Arena, ArenaBlock};
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut, MmapRaw};
+use rustix::fd::BorrowedFd;
 use std::alloc::{Layout, handle_alloc_error};
+use std::io;
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The longest chunk: a block, and a huge page.
 pub const CHUNK_BYTES_MAX: usize = 2 << 20;
@@ -22,7 +27,7 @@ const FREE_BLOCKS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct Landing {
     current: Mutex<Current>,
-    free: Arc<Mutex<Vec<MmapRaw>>>,
+    pool: Arc<Pool>,
 }
 
 /// The block of which chunks are taken, and how much of it is.
@@ -32,12 +37,27 @@ struct Current {
     taken: usize,
 }
 
+/// Where blocks come from, and go to.
+#[derive(Debug, Default)]
+struct Pool {
+    free: Mutex<Vec<Memory>>,
+    /// Memory that other processes can map, if this is shared.
+    arena: OnceLock<Arc<Arena>>,
+}
+
+/// The memory of a block.
+#[derive(Debug)]
+enum Memory {
+    Own(MmapRaw),
+    Shared(ArenaBlock),
+}
+
 /// A block, shared by its chunks.
 #[derive(Debug)]
 struct Block {
     /// `None` only while it is dropped.
-    memory: Option<MmapRaw>,
-    free: Arc<Mutex<Vec<MmapRaw>>>,
+    memory: Option<Memory>,
+    pool: Arc<Pool>,
 }
 
 /// Memory of one owner, to be filled from its start to its end.
@@ -56,9 +76,39 @@ struct Piece {
 }
 
 impl Landing {
+    /// From now on takes blocks from so many bytes (a multiple of [`CHUNK_BYTES_MAX`]) that other processes can map, as long as there
+    /// are some. Gives that memory. To be called once.
+    ///
+    /// # Errors
+    /// The system does not know such memory, or lets this process have none.
+    pub fn share(&self, bytes: usize) -> io::Result<BorrowedFd<'_>> {
+        let arena = Arc::new(Arena::new(bytes)?);
+        assert!(self.pool.arena.set(arena).is_ok(), "memory is shared once");
+        Ok(self.shared().expect("it has just been set"))
+    }
+
+    /// The memory that other processes can map; `None` if it is not shared.
+    pub fn shared(&self) -> Option<BorrowedFd<'_>> {
+        self.pool.arena.get().map(|arena| arena.file())
+    }
+
+    /// Where in the memory that other processes can map these bytes are; `None` if they are not.
+    pub fn offset_of(&self, bytes: &[u8]) -> Option<u64> {
+        self.pool.arena.get()?.offset_of(bytes)
+    }
+
     /// Takes memory for so many bytes, at most [`CHUNK_BYTES_MAX`], that begins at a page. As with any allocation, the process ends
     /// where there is none.
     pub fn take(&self, length: usize) -> Chunk {
+        self.take_of(length, false).expect("there is memory of the own kind")
+    }
+
+    /// As [`Landing::take`], but only of the memory that other processes can map; `None` if no block of that is left.
+    pub fn take_shared(&self, length: usize) -> Option<Chunk> {
+        self.take_of(length, true)
+    }
+
+    fn take_of(&self, length: usize, only_shared: bool) -> Option<Chunk> {
         assert!(length <= CHUNK_BYTES_MAX, "a chunk of {length} bytes");
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let Current { block, taken } = &mut *current;
@@ -66,21 +116,35 @@ impl Landing {
             // All its chunks are gone.
             *taken = 0;
         }
+        let fits = |block: &Arc<Block>| {
+            length <= CHUNK_BYTES_MAX - *taken && (!only_shared || block.memory().is_shared())
+        };
         let block = match block {
-            Some(block) if length <= CHUNK_BYTES_MAX - *taken => block,
+            Some(block) if fits(block) => block,
             block => {
+                let new = Pool::take(&self.pool, only_shared)?;
                 *taken = 0;
-                block.insert(Arc::new(self.new_block()))
+                block.insert(Arc::new(new))
             }
         };
         let start = *taken;
         *taken = (start + length).next_multiple_of(PAGE_BYTES);
-        Chunk { piece: Piece { block: block.clone(), start, length }, filled: 0 }
+        Some(Chunk { piece: Piece { block: block.clone(), start, length }, filled: 0 })
     }
+}
 
-    fn new_block(&self) -> Block {
-        let used_before = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Block { memory: Some(used_before.unwrap_or_else(map)), free: self.free.clone() }
+impl Pool {
+    /// A block that nobody uses: the last one that was given back, if there is one.
+    fn take(pool: &Arc<Self>, only_shared: bool) -> Option<Block> {
+        let used_before = {
+            let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let fitting = free.iter().rposition(|memory| !only_shared || memory.is_shared());
+            fitting.map(|at| free.remove(at))
+        };
+        let shared = || pool.arena.get()?.take().map(Memory::Shared);
+        let own = || (!only_shared).then(|| Memory::Own(map()));
+        let memory = used_before.or_else(shared).or_else(own)?;
+        Some(Block { memory: Some(memory), pool: pool.clone() })
     }
 }
 
@@ -93,9 +157,29 @@ fn map() -> MmapRaw {
     memory.into()
 }
 
+impl Memory {
+    /// Where it begins: [`CHUNK_BYTES_MAX`] bytes are mapped there, as long as it exists.
+    fn as_mut_ptr(&self) -> *mut u8 {
+        match self {
+            Self::Own(memory) => memory.as_mut_ptr(),
+            Self::Shared(block) => block.as_mut_ptr(),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
+}
+
+impl Block {
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().expect("a block that is not dropped")
+    }
+}
+
 impl Drop for Block {
     fn drop(&mut self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < FREE_BLOCKS_MAX {
             free.extend(self.memory.take());
         }
@@ -130,15 +214,14 @@ impl Chunk {
 impl Piece {
     /// Where it begins.
     fn start(&self) -> *mut u8 {
-        let memory = self.block.memory.as_ref().expect("a block that is not dropped");
-        debug_assert!(self.start + self.length <= memory.len());
+        debug_assert!(self.start + self.length <= CHUNK_BYTES_MAX);
         // SAFETY: `take` cuts pieces within the block: the pointer stays within the one mapping that it was derived from,
         // or at its end.
-        unsafe { memory.as_mut_ptr().add(self.start) }
+        unsafe { self.block.memory().as_mut_ptr().add(self.start) }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: so many bytes are mapped there, readable, writable and initialized (anonymous memory begins as zeros), for as long as
+        // SAFETY: so many bytes are mapped there, readable, writable and initialized (such memory begins as zeros), for as long as
         // the block is, which `self` holds. No other piece that exists has any of them, and `self` is borrowed for as long.
         unsafe { slice::from_raw_parts_mut(self.start(), self.length) }
     }
@@ -155,7 +238,7 @@ impl AsRef<[u8]> for Piece {
 impl Landing {
     /// How many there are that no chunk holds.
     fn free_blocks(&self) -> usize {
-        self.free.lock().unwrap().len()
+        self.pool.free.lock().unwrap().len()
     }
 
     /// How many there are, if no chunk holds one.

@@ -19,6 +19,7 @@ mod lock;
 mod memory;
 mod os;
 mod random;
+pub mod shared;
 
 pub use faulty::{Effect, Fault, FaultyDir, Operation};
 pub use lock::{Lock, LockedFile, lock_file};

@@ -1,10 +1,12 @@
 //! The receiving half.
 
 use crate::Stream;
+use crate::sharing::Sharing;
 use bytes::{Buf, BytesMut};
 use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
 use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What is read at once where no more is known to come.
@@ -34,6 +36,8 @@ pub struct Inbox {
     decoder: Decoder,
     /// Where large data goes; without one it stays in the buffer.
     landing: Option<Arc<Landing>>,
+    /// Where data is that does not come.
+    sharing: Option<Rc<Sharing>>,
     arriving: Option<Arriving>,
 }
 
@@ -45,6 +49,11 @@ struct Arriving {
 }
 
 impl Inbox {
+    /// That of a connection.
+    pub fn new(stream: &Stream) -> Self {
+        Self { sharing: stream.sharing().cloned(), ..Self::default() }
+    }
+
     /// From the next frame on, large data arrives in this memory, read from the socket straight to there.
     pub fn land_in(&mut self, landing: Arc<Landing>) {
         self.landing = Some(landing);
@@ -82,18 +91,32 @@ impl Inbox {
     /// # Errors
     /// What came is no frame.
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
-        let Some(landing) = &self.landing else { return self.decoder.next(&mut self.buffer) };
-        if self.arriving.is_none() {
-            match self.decoder.next_or_head(&mut self.buffer, LANDING_BYTES_MIN)? {
-                Some(Frame::Head(head)) => {
-                    self.arriving = Some(Arriving::begin(head, landing, &mut self.buffer));
-                }
+        // From which size on data is received to memory of its own.
+        let large_bytes = if self.landing.is_some() { LANDING_BYTES_MIN } else { usize::MAX };
+        while self.arriving.is_none() {
+            match self.decoder.next_or_head(&mut self.buffer, large_bytes)? {
                 Some(Frame::Whole(message)) => return Ok(Some(message)),
+                Some(Frame::Returned(offsets)) => self.sharing()?.returned(&offsets)?,
+                Some(Frame::Head(head)) => match (head.lent(), &self.landing) {
+                    (Some(offset), _) => {
+                        let data = self.sharing()?.borrow(offset, head.data_bytes())?;
+                        return head.with_data(data).map(Some);
+                    }
+                    (None, Some(landing)) => {
+                        self.arriving = Some(Arriving::begin(head, landing, &mut self.buffer));
+                    }
+                    (None, None) => unreachable!("no data is that large"),
+                },
                 None => return Ok(None),
             }
         }
         let Some(whole) = self.arriving.take_if(|arriving| arriving.data.is_full()) else { return Ok(None) };
         whole.head.with_data(whole.data.freeze()).map(Some)
+    }
+
+    /// For frames that come only where memory is shared.
+    fn sharing(&self) -> Result<&Sharing, FrameError> {
+        self.sharing.as_deref().ok_or(FrameError::Lent)
     }
 
     /// Waits for one message.

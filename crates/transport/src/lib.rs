@@ -6,6 +6,7 @@
 
 mod inbox;
 mod outbox;
+mod sharing;
 mod socket;
 mod stream;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod unix;
 
 pub use inbox::{Inbox, ReadError};
 pub use outbox::{Outbox, Queue};
+pub use sharing::SharedMemory;
 pub use socket::Socket;
 pub use stream::Stream;
 pub use unix::{LocalSockets, SocketFile};

@@ -23,10 +23,10 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Queues a frame.
-    pub fn push_message(&mut self, message: &Message) {
+    /// Queues a frame, with its data unless that is lent.
+    fn push_message(&mut self, message: &Message, lend: impl FnOnce(&Bytes) -> Option<u64>) {
         let before = self.tail.len();
-        let data = quoin_wire::encode(message, &mut self.tail);
+        let data = quoin_wire::encode_lending(message, &mut self.tail, lend);
         self.bytes += self.tail.len() - before;
         self.push_payload(data);
     }
@@ -134,15 +134,18 @@ impl<S> Clone for Outbox<S> {
     }
 }
 
+impl Outbox {
+    /// Queues a frame. It leaves with the next flush.
+    pub fn push(&self, message: &Message) {
+        let lend = |data: &Bytes| self.stream.sharing()?.lend(data);
+        self.queue.borrow_mut().push_message(message, lend);
+    }
+}
+
 impl<S: Socket> Outbox<S> {
     /// The sending half of a connection. Its [`Outbox::run`] must be awaited beside the reading.
     pub fn new(stream: Rc<S>) -> Self {
         Self { stream, queue: Rc::default(), behind: Rc::default(), blocked: Rc::default() }
-    }
-
-    /// Queues a frame. It leaves with the next flush.
-    pub fn push(&self, message: &Message) {
-        self.queue.borrow_mut().push_message(message);
     }
 
     /// Changes the queue.
@@ -170,7 +173,9 @@ impl<S: Socket> Outbox<S> {
     /// Writes what the socket takes now. `Ok(true)`: everything, and the socket holds nothing back.
     fn write(&self) -> io::Result<bool> {
         self.behind.set(true);
-        let emptied = self.queue.borrow_mut().write_to(|slices| self.stream.try_write_vectored(slices))?;
+        let mut queue = self.queue.borrow_mut();
+        self.stream.before_write(&mut queue);
+        let emptied = queue.write_to(|slices| self.stream.try_write_vectored(slices))?;
         self.behind.set(!emptied || !self.stream.try_flush()?);
         Ok(!self.behind.get())
     }

@@ -1,5 +1,6 @@
 //! What an [`Outbox`](crate::Outbox) writes to.
 
+use crate::Queue;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use tokio::net::{TcpStream, UnixStream};
@@ -17,6 +18,9 @@ pub trait Socket {
     /// # Errors
     /// `WouldBlock`, or the socket failed.
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Queues what the connection itself has to say.
+    fn before_write(&self, _queue: &mut Queue) {}
 
     /// Sends what the socket itself still holds of what it took: a plain one holds nothing, one that encrypts does.
     /// `Ok(true)`: nothing is left.

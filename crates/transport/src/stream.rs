@@ -1,9 +1,11 @@
 //! A connection of the data plane: TCP, or a Unix socket within the machine.
 
-use crate::Socket;
+use crate::sharing::{SharedMemory, Sharing};
+use crate::{Queue, Socket};
 use bytes::BytesMut;
 use rustix::net::sockopt;
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -17,7 +19,14 @@ const CONGESTION_CONTROL_LOCAL: [&str; 2] = ["cubic", "reno"];
 
 /// A connected socket.
 #[derive(Debug)]
-pub enum Stream {
+pub struct Stream {
+    kind: Kind,
+    /// Memory shared with the peer.
+    sharing: Option<Rc<Sharing>>,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Through a network, or through the loopback device.
     Tcp(TcpStream),
     /// To a process of this machine.
@@ -26,13 +35,13 @@ pub enum Stream {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self::Tcp(stream)
+        Self { kind: Kind::Tcp(stream), sharing: None }
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
-        Self::Unix(stream)
+        Self { kind: Kind::Unix(stream), sharing: None }
     }
 }
 
@@ -43,7 +52,7 @@ impl Stream {
     /// # Errors
     /// The socket is gone already.
     pub fn prepare(&self, congestion_control: Option<&str>) -> io::Result<()> {
-        let Self::Tcp(stream) = self else { return Ok(()) };
+        let Kind::Tcp(stream) = &self.kind else { return Ok(()) };
         stream.set_nodelay(true)?;
         let wanted =
             if self.is_local() { &CONGESTION_CONTROL_LOCAL[..] } else { congestion_control.as_slice() };
@@ -52,23 +61,44 @@ impl Stream {
         Ok(())
     }
 
+    /// Shares memory with the peer, if that is a process of this machine: it must do the same. Before the first frame.
+    ///
+    /// # Errors
+    /// The peer does not, or the socket failed.
+    pub async fn share(&mut self, memory: &Rc<SharedMemory>) -> io::Result<()> {
+        if let Kind::Unix(stream) = &self.kind {
+            self.sharing = Some(Rc::new(Sharing::begin(stream, memory).await?));
+        }
+        Ok(())
+    }
+
+    /// The memory shared with the peer, if there is some.
+    pub(crate) fn sharing(&self) -> Option<&Rc<Sharing>> {
+        self.sharing.as_ref()
+    }
+
+    /// Whether it is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.kind, Kind::Unix(_))
+    }
+
     /// Whether there is no network in between: a Unix socket, or both ends have the same address.
     pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => {
+        match &self.kind {
+            Kind::Tcp(stream) => {
                 matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own.ip() == peer.ip())
             }
-            Self::Unix(_) => true,
+            Kind::Unix(_) => true,
         }
     }
 
     /// Who is at the other end, for logs.
     pub fn peer(&self) -> String {
-        match self {
-            Self::Tcp(stream) => {
+        match &self.kind {
+            Kind::Tcp(stream) => {
                 stream.peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string())
             }
-            Self::Unix(_) => "a process of this machine".to_owned(),
+            Kind::Unix(_) => "a process of this machine".to_owned(),
         }
     }
 
@@ -79,7 +109,7 @@ impl Stream {
     /// # Errors
     /// The socket is gone already.
     pub fn end_when_silent(&self, timeout: Duration) -> io::Result<()> {
-        let Self::Tcp(stream) = self else { return Ok(()) };
+        let Kind::Tcp(stream) = &self.kind else { return Ok(()) };
         let probes = 3;
         sockopt::set_tcp_keepidle(stream, (timeout / 2).max(SECOND))?;
         sockopt::set_tcp_keepintvl(stream, (timeout / (2 * probes)).max(SECOND))?;
@@ -94,9 +124,9 @@ impl Stream {
     /// # Errors
     /// The socket failed.
     pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+        match &self.kind {
+            Kind::Tcp(stream) => stream.readable().await,
+            Kind::Unix(stream) => stream.readable().await,
         }
     }
 
@@ -106,9 +136,9 @@ impl Stream {
     /// As [`TcpStream::try_read_buf`]: [`io::ErrorKind::WouldBlock`] if nothing is there.
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let room = buffer.capacity() - buffer.len();
-        self.try_read_with(room, || match self {
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-            Self::Unix(stream) => stream.try_read_buf(buffer),
+        self.try_read_with(room, || match &self.kind {
+            Kind::Tcp(stream) => stream.try_read_buf(buffer),
+            Kind::Unix(stream) => stream.try_read_buf(buffer),
         })
     }
 
@@ -117,9 +147,9 @@ impl Stream {
     /// # Errors
     /// As [`Stream::try_read`].
     pub fn try_read_into(&self, room: &mut [u8]) -> io::Result<usize> {
-        self.try_read_with(room.len(), || match self {
-            Self::Tcp(stream) => stream.try_read(room),
-            Self::Unix(stream) => stream.try_read(room),
+        self.try_read_with(room.len(), || match &self.kind {
+            Kind::Tcp(stream) => stream.try_read(room),
+            Kind::Unix(stream) => stream.try_read(room),
         })
     }
 
@@ -134,9 +164,9 @@ impl Stream {
                 _ => Ok(()),
             }
         };
-        let emptied: io::Result<()> = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+        let emptied: io::Result<()> = match &self.kind {
+            Kind::Tcp(stream) => stream.try_io(Interest::READABLE, read),
+            Kind::Unix(stream) => stream.try_io(Interest::READABLE, read),
         };
         match emptied {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
@@ -147,16 +177,22 @@ impl Stream {
 
 impl Socket for Stream {
     async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => Socket::writable(stream).await,
-            Self::Unix(stream) => Socket::writable(stream).await,
+        match &self.kind {
+            Kind::Tcp(stream) => Socket::writable(stream).await,
+            Kind::Unix(stream) => Socket::writable(stream).await,
         }
     }
 
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => Socket::try_write_vectored(stream, slices),
-            Self::Unix(stream) => Socket::try_write_vectored(stream, slices),
+        match &self.kind {
+            Kind::Tcp(stream) => Socket::try_write_vectored(stream, slices),
+            Kind::Unix(stream) => Socket::try_write_vectored(stream, slices),
+        }
+    }
+
+    fn before_write(&self, queue: &mut Queue) {
+        if let Some(sharing) = &self.sharing {
+            sharing.return_with(queue);
         }
     }
 }
@@ -205,7 +241,7 @@ mod tests {
                 stream.prepare(None).unwrap();
                 stream.end_when_silent(Duration::from_secs(9)).unwrap();
                 assert!(stream.is_local());
-                if let Stream::Tcp(stream) = stream {
+                if let Kind::Tcp(stream) = &stream.kind {
                     assert!(stream.nodelay().unwrap());
                     assert_ne!(sockopt::tcp_congestion(stream).unwrap(), "bbr");
                 }

@@ -1,6 +1,6 @@
 //! Unix sockets as files, and those by which the processes of a machine reach each other.
 
-use crate::Stream;
+use crate::{SharedMemory, Stream};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tokio::net::{UnixListener, UnixStream};
 
 /// The permissions of a local socket: for processes of the same user, and root's.
@@ -109,14 +110,16 @@ impl LocalSockets {
         SocketFile::bind(&self.path(address), LOCAL_MODE)
     }
 
-    /// Connects to the process of this machine that has this address.
+    /// Connects to the process of this machine that has this address, and shares memory with it.
     ///
     /// # Errors
     /// None does, or it has no socket here, or not for this user.
-    pub async fn connect(&self, address: &str) -> io::Result<Stream> {
+    pub async fn connect(&self, address: &str, memory: &Rc<SharedMemory>) -> io::Result<Stream> {
         let path = self.path(address);
         let (dir, name) = open_parent(&path)?;
-        UnixStream::connect(short_path(&dir, name)).await.map(Stream::from)
+        let mut stream = Stream::from(UnixStream::connect(short_path(&dir, name)).await?);
+        stream.share(memory).await?;
+        Ok(stream)
     }
 
     fn path(&self, address: &str) -> PathBuf {
@@ -130,6 +133,7 @@ mod tests {
     use crate::testing::write_all;
     use bytes::BytesMut;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_nothing_else_and_only_the_own_one_removed() {
@@ -157,15 +161,21 @@ mod tests {
         // A longer path than an address of a socket holds, in a directory that is not there yet.
         let sockets = LocalSockets::new(dir.path().join("long".repeat(40)).join("sockets"));
         let address = "node-1.quoin:7410";
-        assert!(sockets.connect(address).await.is_err());
+        let memory = SharedMemory::new(Arc::default(), false);
+        assert!(sockets.connect(address, &memory).await.is_err());
         let (_file, listener) = sockets.listen(address).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&sockets.dir), mode(&sockets.path(address))), (0o700, 0o600));
-        let (connected, accepted) = tokio::join!(sockets.connect(address), listener.accept());
+        let accept = async {
+            let mut accepted = Stream::from(listener.accept().await.unwrap().0);
+            accepted.share(&memory).await.unwrap();
+            accepted
+        };
+        let (connected, accepted) = tokio::join!(sockets.connect(address, &memory), accept);
         write_all(&connected.unwrap(), b"here").await;
-        let (accepted, mut buffer) = (Stream::from(accepted.unwrap().0), BytesMut::with_capacity(9));
+        let mut buffer = BytesMut::with_capacity(9);
         accepted.readable().await.unwrap();
         assert_eq!(accepted.try_read(&mut buffer).unwrap(), 4);
-        assert!(sockets.connect("node-2.quoin:7410").await.is_err());
+        assert!(sockets.connect("node-2.quoin:7410", &memory).await.is_err());
     }
 }

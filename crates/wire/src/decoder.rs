@@ -1,7 +1,9 @@
 //! Takes frames from a connection's bytes.
 
 use crate::fields::Fields;
-use crate::frame::{DATA_BYTES_MAX, FrameError, HEADER_BYTES, MAGIC, META_BYTES_MAX, get_message};
+use crate::frame::{
+    DATA_BYTES_MAX, FLAG_LENT, FrameError, HEADER_BYTES, MAGIC, META_BYTES_MAX, get_message, kind,
+};
 use crate::message::Message;
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -21,20 +23,24 @@ pub enum Frame {
     Whole(Message),
     /// A frame without its data.
     Head(Head),
+    /// The receiver of lent data gives it back: where each piece was said to be.
+    Returned(Vec<u64>),
 }
 
-/// A frame's header and meta, which match their checksum. Its data follows.
+/// A frame's header and meta, which match their checksum. Its data follows, or is lent.
 #[derive(Debug)]
 pub struct Head {
     kind: u8,
     meta: Bytes,
     data_bytes: usize,
+    lent: Option<u64>,
 }
 
 /// What a header says of what follows.
 struct Lengths {
     meta_bytes: usize,
     data_bytes: usize,
+    lent: Option<u64>,
 }
 
 impl Decoder {
@@ -43,19 +49,20 @@ impl Decoder {
         self.needed.max(HEADER_BYTES)
     }
 
-    /// Takes the next frame off the front of `input`; `None` when it is not all there yet.
+    /// Takes the next frame off the front of `input`; `None` when it is not all there yet. For connections that share no memory.
     ///
     /// # Errors
     /// [`FrameError`]: the connection is of no more use.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Message>, FrameError> {
         match self.lengths(input)? {
+            Some(Lengths { lent: Some(_), .. }) => Err(FrameError::Lent),
             Some(lengths) => self.whole(&lengths, input),
             None => Ok(None),
         }
     }
 
     /// As [`Decoder::next`]; but of a frame with at least `large_bytes` of data (and with any) only the head is taken, as soon as that
-    /// is there. The caller then takes the data from the same bytes, to where it wants it.
+    /// is there. The caller then takes the data from the same bytes, to where it wants it; or, if it is lent, from where the head says.
     ///
     /// # Errors
     /// [`FrameError`]: the connection is of no more use.
@@ -65,8 +72,12 @@ impl Decoder {
         large_bytes: usize,
     ) -> Result<Option<Frame>, FrameError> {
         match self.lengths(input)? {
-            Some(lengths) if lengths.data_bytes >= large_bytes.max(1) => {
+            Some(lengths) if lengths.lent.is_some() || lengths.data_bytes >= large_bytes.max(1) => {
                 Ok(self.head(&lengths, 0, input)?.map(Frame::Head))
+            }
+            Some(lengths) if input[4] == kind::RETURNED => {
+                let head = self.head(&lengths, lengths.data_bytes, input)?;
+                head.map(|head| head.returned().map(Frame::Returned)).transpose()
             }
             Some(lengths) => Ok(self.whole(&lengths, input)?.map(Frame::Whole)),
             None => Ok(None),
@@ -86,7 +97,12 @@ impl Decoder {
         if meta_bytes > META_BYTES_MAX || data_bytes > DATA_BYTES_MAX {
             return Err(FrameError::TooLarge);
         }
-        Ok(Some(Lengths { meta_bytes, data_bytes }))
+        let lent = match input[5] {
+            0 => None,
+            FLAG_LENT => Some(input[20..28].try_into().map(u64::from_le_bytes).expect("eight bytes")),
+            _ => return Err(FrameError::Value("flag")),
+        };
+        Ok(Some(Lengths { meta_bytes, data_bytes, lent }))
     }
 
     fn whole(&mut self, lengths: &Lengths, input: &mut BytesMut) -> Result<Option<Message>, FrameError> {
@@ -116,7 +132,8 @@ impl Decoder {
         }
         let kind = head[4];
         head.advance(HEADER_BYTES);
-        Ok(Some(Head { kind, meta: head.freeze(), data_bytes: lengths.data_bytes }))
+        let Lengths { data_bytes, lent, .. } = *lengths;
+        Ok(Some(Head { kind, meta: head.freeze(), data_bytes, lent }))
     }
 }
 
@@ -124,6 +141,19 @@ impl Head {
     /// The length of the frame's data.
     pub fn data_bytes(&self) -> usize {
         self.data_bytes
+    }
+
+    /// Where the data is in the memory that the sender shares; `None` if it follows.
+    pub fn lent(&self) -> Option<u64> {
+        self.lent
+    }
+
+    /// What is given back.
+    fn returned(self) -> Result<Vec<u64>, FrameError> {
+        if self.data_bytes > 0 {
+            return Err(FrameError::Value("amount of data"));
+        }
+        Fields::new(self.meta).list(8, Fields::u64)
     }
 
     /// The message, with its data. Panics unless that has the length stated.

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub const HEADER_BYTES: usize = 32;
 /// `QUO` and the version of the framing.
 pub(crate) const MAGIC: [u8; 4] = *b"QUO\x02";
+/// In the header's flags: the data does not follow, it is in shared memory, and the header says where.
+pub(crate) const FLAG_LENT: u8 = 1;
 /// The most meta that a frame may have.
 pub(crate) const META_BYTES_MAX: usize = 2 << 20;
 /// The most data that a frame may have.
@@ -39,12 +41,15 @@ pub enum FrameError {
     /// Meta ends before the message does, or a list is longer than what follows.
     #[error("a message that ends early")]
     Short,
+    /// Data in memory that this connection does not share.
+    #[error("a frame whose data is in memory that is not shared")]
+    Lent,
     /// A field with a value that it cannot have.
     #[error("a message with an impossible {0}")]
     Value(&'static str),
 }
 
-mod kind {
+pub(crate) mod kind {
     pub(super) const HELLO: u8 = 1;
     pub(super) const HELLO_REPLY: u8 = 2;
     pub(super) const OPEN: u8 = 3;
@@ -75,23 +80,52 @@ mod kind {
     pub(super) const SYNC: u8 = 28;
     pub(super) const BLOCK_STATUS: u8 = 29;
     pub(super) const BLOCK_STATUS_REPLY: u8 = 30;
+    pub(crate) const RETURNED: u8 = 31;
 }
 
 /// Appends a message's header and meta to `out` and returns its data, which must follow on the wire (it may be empty).
 pub fn encode(message: &Message, out: &mut BytesMut) -> Bytes {
+    encode_lending(message, out, |_| None)
+}
+
+/// As [`encode`]; but if `lend` says where the receiver finds the data in memory of ours that it shares, it is told that, and nothing
+/// follows. `lend` is not asked if there is no data.
+pub fn encode_lending(
+    message: &Message,
+    out: &mut BytesMut,
+    lend: impl FnOnce(&Bytes) -> Option<u64>,
+) -> Bytes {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     let (kind, data) = put_meta(message, out);
+    let lent = if data.is_empty() { None } else { lend(&data) };
+    seal(start, kind, data.len(), lent, out);
+    if lent.is_some() { Bytes::new() } else { data }
+}
+
+/// Appends a frame that gives lent data back: where each piece was said to be.
+pub fn encode_returned(offsets: &[u64], out: &mut BytesMut) {
+    let start = out.len();
+    out.put_bytes(0, HEADER_BYTES);
+    out.list(offsets, |out, offset| out.put_u64_le(*offset));
+    seal(start, kind::RETURNED, 0, None, out);
+}
+
+/// Fills the header in, when the meta stands behind it.
+fn seal(start: usize, kind: u8, data_bytes: usize, lent: Option<u64>, out: &mut BytesMut) {
     let meta_bytes = out.len() - start - HEADER_BYTES;
-    debug_assert!(meta_bytes <= META_BYTES_MAX && data.len() <= DATA_BYTES_MAX);
+    debug_assert!(meta_bytes <= META_BYTES_MAX && data_bytes <= DATA_BYTES_MAX);
     let header = &mut out[start..start + HEADER_BYTES];
     header[0..4].copy_from_slice(&MAGIC);
     header[4] = kind;
     header[8..12].copy_from_slice(&(meta_bytes as u32).to_le_bytes());
-    header[12..16].copy_from_slice(&(data.len() as u32).to_le_bytes());
+    header[12..16].copy_from_slice(&(data_bytes as u32).to_le_bytes());
+    if let Some(offset) = lent {
+        header[5] = FLAG_LENT;
+        header[20..28].copy_from_slice(&offset.to_le_bytes());
+    }
     let checksum = crc32fast::hash(&out[start..]);
     out[start + 16..start + 20].copy_from_slice(&checksum.to_le_bytes());
-    data
 }
 
 fn put_meta(message: &Message, out: &mut BytesMut) -> (u8, Bytes) {

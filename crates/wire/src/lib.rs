@@ -5,6 +5,9 @@
 //! same that are stored on disk and verified by the reader. Data is never copied on the way: it is sent from, and
 //! received into, shared buffers. `docs/wire-format.md` gives the byte tables.
 //!
+//! Between processes that share memory, data may stay where it is: the header then says where, the receiver uses it there, and gives
+//! it back.
+//!
 //! Meta may grow at its end: a reader ignores bytes that it does not know. Anything else needs a new version.
 
 mod decoder;
@@ -13,7 +16,7 @@ pub mod frame;
 pub mod message;
 
 pub use decoder::{Decoder, Frame, Head};
-pub use frame::{DATA_BYTES_MAX, FrameError, HEADER_BYTES, encode};
+pub use frame::{DATA_BYTES_MAX, FrameError, HEADER_BYTES, encode, encode_lending, encode_returned};
 pub use message::*;
 
 use quoin_types::BLOCK_BYTES;

@@ -325,14 +325,52 @@ proptest! {
                     Some(Frame::Whole(message)) => seen.push(message),
                     Some(Frame::Head(head)) => {
                         prop_assert!(head.data_bytes() >= large_bytes.max(1));
+                        prop_assert_eq!(head.lent(), None);
                         waiting = Some(head);
                     }
+                    Some(Frame::Returned(_)) => prop_assert!(false, "nobody was lent anything"),
                     None => break,
                 }
             }
         }
         prop_assert_eq!(seen, messages);
         prop_assert!(input.is_empty());
+    }
+
+    /// Of lent data the frame only says where it is. The receiver has it from there, and gives it back.
+    #[test]
+    fn lent_data_is_where_the_head_says(
+        messages in vec(message(), 1..4), offsets in vec(any::<u64>(), 0..9), large_bytes in 0_usize..20_000,
+    ) {
+        let (mut lent, mut input) = (Vec::new(), BytesMut::new());
+        for message in &messages {
+            let rest = encode_lending(message, &mut input, |data| {
+                lent.push(data.clone());
+                Some(lent.len() as u64 - 1)
+            });
+            prop_assert!(rest.is_empty());
+        }
+        encode_returned(&offsets, &mut input);
+        let (mut decoder, mut unshared, mut seen) = (Decoder::default(), input.clone(), Vec::new());
+        while seen.len() < messages.len() {
+            match decoder.next_or_head(&mut input, large_bytes).unwrap() {
+                Some(Frame::Whole(message)) => seen.push(message),
+                Some(Frame::Head(head)) => {
+                    let data = lent[head.lent().unwrap() as usize].clone();
+                    seen.push(head.with_data(data).unwrap());
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        prop_assert_eq!(seen, messages);
+        match decoder.next_or_head(&mut input, large_bytes) {
+            Ok(Some(Frame::Returned(told))) => prop_assert_eq!(told, offsets),
+            other => prop_assert!(false, "{:?}", other),
+        }
+        // A connection that shares no memory takes none of it, neither what is lent nor what is given back.
+        let mut plain = Decoder::default();
+        let end = std::iter::from_fn(|| plain.next(&mut unshared).transpose()).find_map(Result::err);
+        prop_assert!(matches!(end, Some(FrameError::Lent | FrameError::Kind(_))), "{:?}", end);
     }
 
     #[test]

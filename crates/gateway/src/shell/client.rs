@@ -11,6 +11,7 @@ use crate::core::{ClientOperation, Reply};
 use bytes::{Bytes, BytesMut};
 use quoin_api::v1;
 use quoin_disk::clock;
+use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk};
 use quoin_nbd::{
     AttachmentInfo, BlockSizes, ConnectionName, ExportError, ExportErrorKind, ExportInfo, ExportSummary,
     Handshake, Limits, Negotiated, OpenKind, Operation, PAYLOAD_BYTES_MAX, ProtocolError, Received, Request,
@@ -33,6 +34,8 @@ const READ_BYTES: usize = 128 * 1024;
 const HANDSHAKE_READ_BYTES: usize = 4 * 1024;
 /// Payloads up to this size are copied out of the read buffer, which can then be used again.
 const COPY_BYTES_MAX: usize = 16 * 1024;
+/// From this size on, a payload arrives where storage nodes of this machine can read it.
+const LANDING_BYTES_MIN: usize = 64 * 1024;
 /// How long the last answers may take to be fetched.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// What follows the name of a volume in that of its read-only export. No volume's name may hold it.
@@ -174,6 +177,7 @@ pub(super) async fn serve(shell: &Rc<Shell>, socket: ClientSocket, pass: Pass) -
         account: account.clone(),
         closed: &closed,
         postponed: None,
+        arriving: None,
         under_way,
         answered,
     };
@@ -320,8 +324,23 @@ struct Session<'a> {
     closed: &'a CancellationToken,
     /// A request for whose answer there was no room.
     postponed: Option<Request>,
+    /// The payload of a large write, of which nothing is in the input.
+    arriving: Option<Chunk>,
     under_way: Rc<Cell<usize>>,
     answered: Rc<Notify>,
+}
+
+/// Receives more: of the payload that arrives outside of the input, or else into that.
+async fn receive(
+    socket: &ClientSocket,
+    arriving: Option<&mut Chunk>,
+    input: &mut BytesMut,
+    missing: usize,
+) -> io::Result<usize> {
+    let Some(payload) = arriving else { return socket.fill(input, missing.max(READ_BYTES)).await };
+    let read = socket.fill_into(payload.unfilled()).await?;
+    payload.advance(read);
+    Ok(read)
 }
 
 impl Session<'_> {
@@ -345,13 +364,29 @@ impl Session<'_> {
             }
             let missing = self.transmission.missing(input);
             self.make_room_for(input.len() + missing).await;
+            self.begin_landing(input);
             tokio::select! {
-                read = self.socket.fill(input, missing.max(READ_BYTES)) => match read? {
+                read = receive(self.socket, self.arriving.as_mut(), input, missing) => match read? {
                     0 => return Ok(()),
                     bytes => self.account.moved(bytes),
                 },
                 () = self.shell.shutdown.cancelled() => {}
             }
+        }
+    }
+
+    /// From here on, the payload of a large write arrives where storage nodes of this machine can read it.
+    fn begin_landing(&mut self, input: &mut BytesMut) {
+        let Some(bytes) = self.transmission.awaited_write() else { return };
+        let may_land = (LANDING_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) && !self.socket.is_encrypted();
+        if self.arriving.is_some() || !may_land {
+            return;
+        }
+        if let Some(mut chunk) = self.shell.shared.landing().take_shared(bytes) {
+            let here = input.split().freeze();
+            chunk.unfilled()[..here.len()].copy_from_slice(&here);
+            chunk.advance(here.len());
+            self.arriving = Some(chunk);
         }
     }
 
@@ -415,7 +450,10 @@ impl Session<'_> {
         if !self.may_take() {
             return Ok(None);
         }
-        let received = self.transmission.next_request(input)?;
+        let received = match self.arriving.take_if(|payload| payload.is_full()) {
+            Some(payload) => Some(self.transmission.payload_arrived(payload.freeze())),
+            None => self.transmission.next_request(input)?,
+        };
         if received.is_some() {
             self.account.unread(0);
         }

@@ -24,13 +24,14 @@ use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
-use quoin_transport::Outbox;
+use quoin_transport::{Outbox, SharedMemory};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{ClusterId, InstanceId, Moment, NodeId, VolumeId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tickets::{Tickets, Waiting};
 use tokio::sync::Notify;
@@ -81,6 +82,8 @@ struct Shell {
     nodes: RefCell<HashMap<NodeId, node::NodeLink>>,
     clients: RefCell<HashMap<ClientId, ClientLink>>,
     memory: Rc<memory::Memory>,
+    /// Where large writes arrive, if storage nodes of this machine can read them there.
+    shared: Rc<SharedMemory>,
     tls: Option<tls::Credentials>,
     tickets: RefCell<Tickets>,
     next: Cell<u64>,
@@ -133,6 +136,7 @@ async fn run_local(
             config.limits.client_memory_bytes_max,
             config.limits.clients_memory_bytes_max,
         ),
+        shared: SharedMemory::new(Arc::default(), config.local_sockets.is_some()),
         tickets: RefCell::default(),
         next: Cell::new(0),
         cluster: Cell::new(None),

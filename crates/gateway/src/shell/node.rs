@@ -80,7 +80,7 @@ async fn keep(shell: &Rc<Shell>, id: NodeId, address: &str, stop: &CancellationT
 /// Connects within the machine if the node is on it, else through the network.
 async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<Stream>, Inbox), ReadError> {
     if let Some(local) = &shell.config.local_sockets
-        && let Ok(stream) = local.connect(address).await
+        && let Ok(stream) = local.connect(address, &shell.shared).await
     {
         match greet(shell, id, stream).await {
             Ok(opened) => return Ok(opened),
@@ -102,7 +102,7 @@ async fn greet(shell: &Rc<Shell>, id: NodeId, stream: Stream) -> Result<(Rc<Stre
     let outbox = Outbox::new(stream.clone());
     outbox.push(&Message::Hello(Hello { cluster, speaker: Speaker::Gateway(instance), node: id }));
     outbox.drain().await?;
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::new(&stream);
     match inbox.receive(&stream).await? {
         Message::HelloReply(reply) if reply.node == id => Ok((stream, inbox)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "another storage node answers there").into()),

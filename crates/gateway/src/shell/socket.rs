@@ -77,7 +77,7 @@ impl ClientSocket {
 
     /// Whether it is for processes of this machine, as far as the permissions of its file let them.
     pub(super) fn is_local(&self) -> bool {
-        matches!(self.plain, Stream::Unix(_))
+        self.plain.is_unix()
     }
 
     /// Waits for bytes and reads what is there, at most about `room` of it; 0 at the end.
@@ -96,6 +96,23 @@ impl ClientSocket {
                 result => return result,
             }
         }
+    }
+
+    /// Waits for bytes and reads those that are there and have room, straight to there; 0 at the end. In plain text only.
+    pub(super) async fn fill_into(&self, room: &mut [u8]) -> io::Result<usize> {
+        assert!(!self.is_encrypted(), "what comes is to be decrypted first");
+        loop {
+            self.plain.readable().await?;
+            match self.plain.try_read_into(room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Whether TLS has begun.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.get().is_some()
     }
 
     /// Goes on encrypted: runs the handshake of TLS. What the client says behind it is put into `input`.

@@ -157,6 +157,26 @@ impl Transmission {
         needed.saturating_sub(input.len())
     }
 
+    /// How long the payload of a write is whose header has been taken: right after [`next_request`](Self::next_request) returned
+    /// `None`, a shell may receive it where it likes, from the input's first byte on, and give it to
+    /// [`payload_arrived`](Self::payload_arrived). `None`: no write is waited for.
+    pub fn awaited_write(&self) -> Option<usize> {
+        match self.state {
+            State::Payload { awaited: Awaited::Write { len, .. }, .. } => Some(len as usize),
+            _ => None,
+        }
+    }
+
+    /// The payload that [`awaited_write`](Self::awaited_write) told the length of has arrived outside of the input. Panics if it has
+    /// another length, or none is waited for.
+    pub fn payload_arrived(&mut self, data: Bytes) -> Received {
+        assert_eq!(self.awaited_write(), Some(data.len()), "a payload that is not waited for");
+        let State::Payload { cookie, awaited } = std::mem::replace(&mut self.state, State::Header) else {
+            unreachable!("it is waited for")
+        };
+        self.complete(cookie, awaited, data)
+    }
+
     /// From now on every request but `NBD_CMD_DISC` is answered with `NBD_ESHUTDOWN` ("Terminating the transmission
     /// phase"). A write whose header was taken before is still given out.
     pub fn begin_shutdown(&mut self) {

@@ -71,17 +71,22 @@ pub(super) async fn accept(shell: Rc<Shell>, doors: Doors) {
     }
 }
 
-async fn serve(shell: &Shell, stream: Stream) -> Result<(), ReadError> {
+async fn serve(shell: &Shell, mut stream: Stream) -> Result<(), ReadError> {
     stream.prepare(shell.tcp_congestion_control.as_deref())?;
-    let stream = Rc::new(stream);
-    let mut inbox = Inbox::default();
-    let hello = tokio::time::timeout(HELLO_MAX, inbox.receive(&stream))
+    let greet = async {
+        stream.share(&shell.shared).await?;
+        let mut inbox = Inbox::new(&stream);
+        let hello = inbox.receive(&stream).await?;
+        Ok::<_, ReadError>((hello, inbox))
+    };
+    let (hello, mut inbox) = tokio::time::timeout(HELLO_MAX, greet)
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = Rc::new(stream);
     let Message::Hello(hello) = hello else { return Err(wrong("the first frame is no hello")) };
     check(shell, &hello)?;
     // Memory by the megabyte is for those who have said who they are.
-    inbox.land_in(shell.landing.clone());
+    inbox.land_in(shell.shared.landing().clone());
     let link = Link { outbox: Outbox::new(stream.clone()), closed: CancellationToken::new() };
     let (outbox, closed) = (link.outbox.clone(), link.closed.clone());
     let mut id = SessionId(0);

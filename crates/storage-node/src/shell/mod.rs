@@ -16,17 +16,15 @@ use brief_syncs::BriefSyncs;
 use connection::Doors;
 use io_threads::{Done, IoThreads};
 use quoin_disk::clock;
-use quoin_disk::landing::Landing;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_store::SyncJob;
-use quoin_transport::{LocalSockets, Outbox};
+use quoin_transport::{LocalSockets, Outbox, SharedMemory};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -87,8 +85,8 @@ struct Shell {
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
     brief_syncs: BriefSyncs,
-    /// Where large data arrives, from all connections.
-    landing: Arc<Landing>,
+    /// Where large data arrives, from all connections, and the store reads it to.
+    shared: Rc<SharedMemory>,
     reports: Reports,
     busy_poll: BusyPoll,
     local_sockets: Option<LocalSockets>,
@@ -132,14 +130,14 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     metrics.set_ready();
     let (threads, mut done) = IoThreads::start().map_err(RunError::io("cannot start the I/O threads"))?;
     let (reports, reports_in) = agent::reports();
-    let landing = started.node.engine().landing().clone();
+    let shared = SharedMemory::new(started.node.engine().landing().clone(), local.is_some());
     let shell = Rc::new(Shell {
         node: RefCell::new(Some(started.node)),
         sessions: RefCell::default(),
         peers: RefCell::default(),
         threads,
         brief_syncs: BriefSyncs::new(),
-        landing,
+        shared,
         reports,
         busy_poll,
         local_sockets: config.local_sockets.clone(),

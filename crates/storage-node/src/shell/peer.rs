@@ -80,7 +80,7 @@ async fn pull(
 /// Connects within the machine if the peer is on it, else through the network.
 async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<Stream>, Inbox), ReadError> {
     if let Some(local) = &shell.local_sockets
-        && let Ok(stream) = local.connect(&source.address).await
+        && let Ok(stream) = local.connect(&source.address, &shell.shared).await
     {
         match greet(shell, source, stream).await {
             Ok(opened) => return Ok(opened),
@@ -106,8 +106,8 @@ async fn greet(shell: &Shell, source: &Source, stream: Stream) -> Result<(Rc<Str
         node: source.node,
     }));
     outbox.drain().await?;
-    let mut inbox = Inbox::default();
-    inbox.land_in(shell.landing.clone());
+    let mut inbox = Inbox::new(&stream);
+    inbox.land_in(shell.shared.landing().clone());
     match inbox.receive(&stream).await? {
         Message::HelloReply(reply) if reply.node == source.node => Ok((stream, inbox)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer is not who it should be").into()),
