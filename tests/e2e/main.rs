@@ -20,6 +20,7 @@ mod restart;
 mod roles;
 mod rot;
 mod segments;
+mod shared_memory;
 mod slow;
 mod takeover;
 mod tls;

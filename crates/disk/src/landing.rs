@@ -116,9 +116,11 @@ impl Landing {
             // All its chunks are gone.
             *taken = 0;
         }
-        let fits = |block: &Arc<Block>| {
-            length <= CHUNK_BYTES_MAX - *taken && (!only_shared || block.memory().is_shared())
+        // One of memory that is only this process's own is used to its end, and then no more while there is another kind.
+        let is_wanted = |block: &Block| {
+            block.memory().is_shared() || !only_shared && (*taken > 0 || !self.pool.is_shared())
         };
+        let fits = |block: &Arc<Block>| length <= CHUNK_BYTES_MAX - *taken && is_wanted(block);
         let block = match block {
             Some(block) if fits(block) => block,
             block => {
@@ -134,17 +136,23 @@ impl Landing {
 }
 
 impl Pool {
-    /// A block that nobody uses: the last one that was given back, if there is one.
+    /// A block that nobody uses: the last that was given back, else one of memory that other processes can map, else of memory
+    /// that they cannot.
     fn take(pool: &Arc<Self>, only_shared: bool) -> Option<Block> {
+        // They are all shared or none is, but for what was given back before there was something to share.
         let used_before = {
             let mut free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let fitting = free.iter().rposition(|memory| !only_shared || memory.is_shared());
-            fitting.map(|at| free.remove(at))
+            let at = free.iter().rposition(|memory| memory.is_shared() == pool.is_shared());
+            at.map(|at| free.remove(at))
         };
-        let shared = || pool.arena.get()?.take().map(Memory::Shared);
+        let new_shared = || pool.arena.get()?.take().map(Memory::Shared);
         let own = || (!only_shared).then(|| Memory::Own(map()));
-        let memory = used_before.or_else(shared).or_else(own)?;
+        let memory = used_before.or_else(new_shared).or_else(own)?;
         Some(Block { memory: Some(memory), pool: pool.clone() })
+    }
+
+    fn is_shared(&self) -> bool {
+        self.arena.get().is_some()
     }
 }
 
@@ -179,8 +187,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        let is_worth_it = self.memory().is_shared() || !self.pool.is_shared();
         let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < FREE_BLOCKS_MAX {
+        if is_worth_it && free.len() < FREE_BLOCKS_MAX {
             free.extend(self.memory.take());
         }
     }

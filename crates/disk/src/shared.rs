@@ -41,6 +41,8 @@ impl Arena {
         rustix::fs::ftruncate(&file, bytes as u64)?;
         let map = MmapOptions::new().len(bytes).map_raw(&file)?;
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        // Nor does anybody open it for writing, but for root.
+        rustix::fs::fchmod(&file, Mode::RUSR)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let to_read = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // Without huge pages it is slower, not wrong.
@@ -53,11 +55,16 @@ impl Arena {
     pub(crate) fn take(self: &Arc<Self>) -> Option<ArenaBlock> {
         let offset = self.unused.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         let block = ArenaBlock { arena: self.clone(), offset };
-        // Its pages now, and an error if there are none, rather than a signal at the first touch. Before Linux 5.14 it is not known.
-        match self.map.advise_range(Advice::PopulateWrite, offset, CHUNK_BYTES_MAX) {
-            Err(error) if error.kind() != io::ErrorKind::InvalidInput => None,
-            _ => Some(block),
-        }
+        // Its pages now, and an error if there are none, rather than a signal at the first touch.
+        let populated = match self.map.advise_range(Advice::PopulateWrite, offset, CHUNK_BYTES_MAX) {
+            // Before Linux 5.14: without huge pages.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let (offset, length) = (offset as u64, CHUNK_BYTES_MAX as u64);
+                rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, length).is_ok()
+            }
+            result => result.is_ok(),
+        };
+        populated.then_some(block)
     }
 
     /// For those who read it.
@@ -172,6 +179,9 @@ mod tests {
         let again: Vec<_> = (0..4).map(|_| shared(CHUNK_BYTES_MAX).unwrap()).collect();
         assert!(shared(1).is_none());
         drop((other, again));
+        let mut chunk = landing.take(1);
+        chunk.advance(1);
+        assert!(landing.offset_of(&chunk.freeze()).is_some(), "the other kind is for the worst times only");
         assert!(shared(1).is_some());
     }
 
@@ -200,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_maps_it_writable() {
+    fn who_is_given_it_cannot_write_to_it() {
         let arena = Arena::new(BYTES).unwrap();
         let file = arena.file().try_clone_to_owned().unwrap();
         assert!(MmapOptions::new().len(4096).map_raw(&file).is_err());

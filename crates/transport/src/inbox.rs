@@ -1,7 +1,7 @@
 //! The receiving half.
 
-use crate::Stream;
 use crate::sharing::Sharing;
+use crate::{LARGE_BYTES_MIN, Stream};
 use bytes::{Buf, BytesMut};
 use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
 use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
@@ -11,8 +11,6 @@ use std::sync::Arc;
 
 /// What is read at once where no more is known to come.
 const READ_BYTES: usize = 64 * 1024;
-/// From this size on, data gets memory of its own, where the inbox has some for it. Of smaller frames many come with one read.
-const LANDING_BYTES_MIN: usize = 64 * 1024;
 const _: () = assert!(DATA_BYTES_MAX <= CHUNK_BYTES_MAX);
 
 /// Why a connection cannot be read any more.
@@ -92,7 +90,7 @@ impl Inbox {
     /// What came is no frame.
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
         // From which size on data is received to memory of its own.
-        let large_bytes = if self.landing.is_some() { LANDING_BYTES_MIN } else { usize::MAX };
+        let large_bytes = if self.landing.is_some() { LARGE_BYTES_MIN } else { usize::MAX };
         while self.arriving.is_none() {
             match self.decoder.next_or_head(&mut self.buffer, large_bytes)? {
                 Some(Frame::Whole(message)) => return Ok(Some(message)),
@@ -211,7 +209,7 @@ mod tests {
                 let Message::Write(write) = message else { panic!("another message") };
                 assert_eq!(write.data.len(), length);
                 assert_eq!(quoin_wire::first_mismatch(&write.data, &write.checksums), None);
-                if length >= LANDING_BYTES_MIN {
+                if length >= LARGE_BYTES_MIN {
                     assert!(write.data.as_ptr().addr().is_multiple_of(4096));
                 }
             }

@@ -15,7 +15,11 @@ mod unix;
 
 pub use inbox::{Inbox, ReadError};
 pub use outbox::{Outbox, Queue};
-pub use sharing::SharedMemory;
+pub use sharing::{Loans, SharedMemory, Side};
 pub use socket::Socket;
 pub use stream::Stream;
 pub use unix::{LocalSockets, SocketFile};
+
+/// From this size on, data is large: it arrives in memory of its own, from where it is lent or taken by a device. Less is copied
+/// sooner than that.
+pub const LARGE_BYTES_MIN: usize = 64 * 1024;

@@ -3,10 +3,15 @@
 //! Each side of a connection hands the other its memory ([`Landing::share`]) and one end of a pipe, before the first frame. A frame whose
 //! data lies in that memory then only says where. The receiver uses it there, and gives it back when its last slice is gone; until
 //! then the sender keeps it. A receiver that is cut off, or hangs, may read it still: what it has not given back is kept until
-//! nothing of the connection is left in it, which closes its end of the pipe. So nobody ever reads what has been used again.
+//! nothing of the connection is left in it, which closes its end of the pipe; beyond the end of this process, if need be. So nobody
+//! ever reads what has been used again.
 
+use crate::LARGE_BYTES_MIN;
 use crate::outbox::Queue;
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use quoin_disk::landing::Landing;
 use quoin_disk::shared::PeerMemory;
 use quoin_types::collections::HashMap;
@@ -14,8 +19,8 @@ use quoin_wire::FrameError;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::cell::{Cell, RefCell};
@@ -31,22 +36,55 @@ use tokio::net::UnixStream;
 const GREETING: [u8; 4] = *b"QUM\x01";
 /// How much memory is shared at most: it is used as it is needed.
 const SHARED_BYTES: usize = 256 << 20;
-/// From this size on, data is lent. Less is copied sooner than it is lent and given back.
-const LENT_BYTES_MIN: usize = 64 * 1024;
-/// The most that one connection may have been lent: a receiver that hangs keeps it from being used again.
+/// The most that one connection may have been lent: a receiver that hangs keeps it, and the blocks that it lies in, from being
+/// used again.
 const LENT_BYTES_MAX: usize = 64 << 20;
+
+/// Who has opened a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// This process.
+    Connected,
+    /// The peer.
+    Accepted,
+}
 
 /// This process's memory that others can map, and what became of connections that it was lent on. For one thread.
 #[derive(Debug)]
 pub struct SharedMemory {
     landing: Arc<Landing>,
     unreturned: RefCell<Vec<Unreturned>>,
+    loans: Loans,
+}
+
+/// How much is lent, for metrics.
+#[derive(Clone, Default, Debug)]
+pub struct Loans {
+    lent: Counter,
+    on_loan: Gauge,
+}
+
+impl Loans {
+    /// Adds it to a role's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "lent_data_bytes",
+            "Bytes of data that processes of this machine read where they were, instead of being sent them",
+            self.lent.clone(),
+        );
+        registry.register(
+            "data_on_loan_bytes",
+            "Bytes of data that processes of this machine have not given back",
+            self.on_loan.clone(),
+        );
+    }
 }
 
 /// What a receiver had not given back when its connection ended.
 #[derive(Debug)]
 struct Unreturned {
     _lent: Vec<Bytes>,
+    lent_bytes: usize,
     lifeline: OwnedFd,
 }
 
@@ -81,11 +119,11 @@ struct Borrowed {
 impl SharedMemory {
     /// A landing and, if others on this machine are to read from it, their way to do so. If the system does not let them, this
     /// process only borrows.
-    pub fn new(landing: Arc<Landing>, is_offered: bool) -> Rc<Self> {
+    pub fn new(landing: Arc<Landing>, is_offered: bool, loans: Loans) -> Rc<Self> {
         if is_offered && let Err(error) = landing.share(SHARED_BYTES) {
             tracing::warn!(%error, "no memory can be shared with processes of this machine: large data is sent to them");
         }
-        Rc::new(Self { landing, unreturned: RefCell::default() })
+        Rc::new(Self { landing, unreturned: RefCell::default(), loans })
     }
 
     /// Where data should arrive that will be sent on.
@@ -93,9 +131,33 @@ impl SharedMemory {
         &self.landing
     }
 
-    /// Forgets what receivers that are gone had not given back.
-    fn bury(&self) {
-        self.unreturned.borrow_mut().retain(|unreturned| !has_ended(&unreturned.lifeline));
+    /// Takes back what receivers that are gone had not given back. To be called now and then: nobody tells that they are gone.
+    pub fn bury(&self) {
+        self.unreturned.borrow_mut().retain(|unreturned| {
+            let is_kept = !has_ended(&unreturned.lifeline);
+            if !is_kept {
+                self.is_back(unreturned.lent_bytes);
+            }
+            is_kept
+        });
+    }
+
+    fn is_lent(&self, bytes: usize) {
+        self.loans.lent.inc_by(bytes as u64);
+        self.loans.on_loan.inc_by(bytes as i64);
+    }
+
+    fn is_back(&self, bytes: usize) {
+        self.loans.on_loan.dec_by(bytes as i64);
+    }
+}
+
+impl Drop for SharedMemory {
+    /// What is on loan when this process ends in order stays as it is: to use it again would be to give its pages back, and whoever has
+    /// borrowed it would read zeros. They are free when the last process that maps them has ended.
+    fn drop(&mut self) {
+        self.bury();
+        std::mem::forget(self.unreturned.take());
     }
 }
 
@@ -109,13 +171,28 @@ impl Sharing {
     ///
     /// # Errors
     /// The peer does not, or the socket failed.
-    pub(crate) async fn begin(stream: &UnixStream, memory: &Rc<SharedMemory>) -> io::Result<Self> {
+    pub(crate) async fn begin(
+        stream: &UnixStream,
+        memory: &Rc<SharedMemory>,
+        side: Side,
+    ) -> io::Result<Self> {
         memory.bury();
         let (lifeline, peers_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let file = memory.landing.shared();
-        send(stream, file, &peers_end).await?;
+        // Who has connected waits: what is sent to a process that hangs, and never accepts, keeps its descriptors open.
+        let greeting = match side {
+            Side::Accepted => {
+                send(stream, file, &peers_end).await?;
+                receive(stream).await?
+            }
+            Side::Connected => {
+                let greeting = receive(stream).await?;
+                send(stream, file, &peers_end).await?;
+                greeting
+            }
+        };
         drop(peers_end);
-        let borrowing = match receive(stream).await? {
+        let borrowing = match greeting {
             None => None,
             Some((file, lifeline)) => Some(Arc::new(Borrowing {
                 memory: PeerMemory::map(&file)?,
@@ -136,12 +213,13 @@ impl Sharing {
     /// Lends data if it can be: gives where the peer finds it.
     pub(crate) fn lend(&self, data: &Bytes) -> Option<u64> {
         let lent_bytes = self.lent_bytes.get() + data.len();
-        if data.len() < LENT_BYTES_MIN || lent_bytes > LENT_BYTES_MAX {
+        if data.len() < LARGE_BYTES_MIN || lent_bytes > LENT_BYTES_MAX {
             return None;
         }
         let offset = self.memory.landing.offset_of(data)?;
         self.lent.borrow_mut().entry(offset).or_default().push(data.clone());
         self.lent_bytes.set(lent_bytes);
+        self.memory.is_lent(data.len());
         Some(offset)
     }
 
@@ -153,6 +231,7 @@ impl Sharing {
             // Pieces that begin at the same place are of the same chunk: which one goes does not matter.
             let piece = pieces.pop().expect("those that are empty are removed");
             self.lent_bytes.set(self.lent_bytes.get() - piece.len());
+            self.memory.is_back(piece.len());
             if pieces.is_empty() {
                 lent.remove(offset);
             }
@@ -172,7 +251,10 @@ impl Sharing {
         let Some(borrowing) = &self.borrowing else { return };
         if borrowing.has_to_return.swap(false, Ordering::Acquire) {
             let offsets = std::mem::take(&mut *lock(&borrowing.to_return));
-            queue.append(|out| quoin_wire::encode_returned(&offsets, out));
+            // One that came in between has rung for what went with the last frame.
+            if !offsets.is_empty() {
+                queue.append(|out| quoin_wire::encode_returned(&offsets, out));
+            }
         }
     }
 }
@@ -182,8 +264,11 @@ impl Drop for Sharing {
         self.memory.bury();
         let lent: Vec<Bytes> = self.lent.take().into_values().flatten().collect();
         let lifeline = self.lifeline.take().expect("taken only here");
-        if !lent.is_empty() && !has_ended(&lifeline) {
-            self.memory.unreturned.borrow_mut().push(Unreturned { _lent: lent, lifeline });
+        let lent_bytes = self.lent_bytes.get();
+        if lent.is_empty() || has_ended(&lifeline) {
+            self.memory.is_back(lent_bytes);
+        } else {
+            self.memory.unreturned.borrow_mut().push(Unreturned { _lent: lent, lent_bytes, lifeline });
         }
     }
 }
@@ -239,6 +324,9 @@ async fn receive(stream: &UnixStream) -> io::Result<Option<(OwnedFd, OwnedFd)>> 
                     descriptors.extend(rights);
                 }
             }
+            if received.flags.contains(ReturnFlags::CTRUNC) {
+                return Err(io::Error::other("no file descriptor is left for the peer's memory"));
+            }
             Ok((received.bytes, descriptors))
         })
         .await?;
@@ -289,8 +377,12 @@ mod tests {
             chunk.freeze()
         }
 
+        /// The data of the one message that comes.
         async fn receive(&mut self) -> Bytes {
-            match self.inbox.receive(&self.stream).await.unwrap() {
+            let message = self.inbox.receive(&self.stream).await.unwrap();
+            // What is given back stands behind it.
+            assert_eq!(self.inbox.next_message(), Ok(None));
+            match message {
                 Message::Write(write) => write.data,
                 message => panic!("{message:?}"),
             }
@@ -308,13 +400,14 @@ mod tests {
     }
 
     fn memory(is_offered: bool) -> Rc<SharedMemory> {
-        SharedMemory::new(Arc::default(), is_offered)
+        SharedMemory::new(Arc::default(), is_offered, Loans::default())
     }
 
     async fn connect(one: &Rc<SharedMemory>, other: &Rc<SharedMemory>) -> (End, End) {
         let (left, right) = UnixStream::pair().unwrap();
         let (mut left, mut right) = (Stream::from(left), Stream::from(right));
-        let (shared, too) = tokio::join!(left.share(one), right.share(other));
+        let (shared, too) =
+            tokio::join!(left.share(one, Side::Connected), right.share(other, Side::Accepted));
         shared.and(too).unwrap();
         (End::new(one, left), End::new(other, right))
     }
@@ -328,17 +421,17 @@ mod tests {
         let (mut one, mut other) = pair().await;
         for round in 0..100 {
             one.outbox.push(&write(one.data(MIB, round)));
-            one.outbox.push(&write(one.data(4096, !round)));
             assert!(one.outbox.len() < 8192, "the megabyte is not sent");
             one.outbox.flush();
             assert_eq!(other.receive().await, vec![round; MIB]);
-            assert_eq!(other.receive().await, vec![!round; 4096]);
             assert_eq!(one.lent_bytes(), MIB);
             // With the next frame it comes back.
             other.outbox.push(&write(other.data(64 * 1024, 3)));
             other.outbox.flush();
             assert_eq!(one.receive().await, vec![3; 64 * 1024]);
             assert_eq!((one.lent_bytes(), other.lent_bytes()), (0, 64 * 1024));
+            assert_eq!(one.memory.loans.lent.get(), (u64::from(round) + 1) * MIB as u64);
+            assert_eq!(one.memory.loans.on_loan.get(), 0);
         }
         assert!(one.memory.landing.offset_of(&one.data(4096, 0)).unwrap() < 2 << 20, "one block was enough");
     }
@@ -374,6 +467,7 @@ mod tests {
         let borrowed = other.receive().await;
         drop(one);
         assert_eq!(ones.unreturned.borrow().len(), 1, "it may still be read");
+        assert_eq!(ones.loans.on_loan.get(), MIB as i64);
         let (again, _too) = connect(&ones, &others).await;
         assert_eq!(filled(ones.landing.take_shared(MIB).unwrap()), vec![9; MIB]);
         assert_eq!(borrowed, vec![1; MIB]);
@@ -384,6 +478,7 @@ mod tests {
         drop(borrowed);
         drop(again);
         assert!(ones.unreturned.borrow().is_empty());
+        assert_eq!(ones.loans.on_loan.get(), 0);
     }
 
     #[tokio::test]
@@ -396,12 +491,13 @@ mod tests {
         drop(other);
         drop(one);
         assert!(memory.unreturned.borrow().is_empty());
+        assert_eq!(memory.loans.on_loan.get(), 0);
     }
 
     #[tokio::test]
     async fn small_data_and_what_lies_elsewhere_is_sent() {
         let (one, mut other) = pair().await;
-        for data in [one.data(LENT_BYTES_MIN - 4096, 5), Bytes::from(vec![6; MIB])] {
+        for data in [one.data(LARGE_BYTES_MIN - 4096, 5), Bytes::from(vec![6; MIB])] {
             one.outbox.push(&write(data.clone()));
             assert!(one.outbox.len() > data.len());
             let (sent, received) = tokio::join!(one.outbox.drain(), other.receive());
@@ -462,13 +558,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_on_loan_when_its_process_ends_in_order_stays() {
+        let (one, mut other) = pair().await;
+        one.outbox.push(&write(one.data(MIB, 1)));
+        one.outbox.flush();
+        let borrowed = other.receive().await;
+        drop(one);
+        assert_eq!(borrowed, vec![1; MIB]);
+    }
+
+    #[tokio::test]
     async fn who_does_not_greet_shares_nothing() {
-        for greeting in [&b"QUO\x02"[..], b"QU", b""] {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        for (side, greeting, expected) in [
+            (Side::Connected, &b"QUO\x02"[..], InvalidData),
+            (Side::Accepted, b"QUO\x02", InvalidData),
+            (Side::Accepted, b"QU", InvalidData),
+            (Side::Connected, b"", UnexpectedEof),
+        ] {
             let (left, right) = UnixStream::pair().unwrap();
             let mut right = Stream::from(right);
-            left.try_write(greeting).unwrap();
-            drop(left);
-            assert!(right.share(&memory(false)).await.is_err());
+            if greeting.is_empty() {
+                rustix::net::shutdown(&left, rustix::net::Shutdown::Write).unwrap();
+            } else {
+                left.try_write(greeting).unwrap();
+            }
+            let refusal = right.share(&memory(true), side).await.unwrap_err();
+            assert_eq!(refusal.kind(), expected, "{refusal}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A connection of the data plane: TCP, or a Unix socket within the machine.
 
-use crate::sharing::{SharedMemory, Sharing};
+use crate::sharing::{SharedMemory, Sharing, Side};
 use crate::{Queue, Socket};
 use bytes::BytesMut;
 use rustix::net::sockopt;
@@ -65,9 +65,9 @@ impl Stream {
     ///
     /// # Errors
     /// The peer does not, or the socket failed.
-    pub async fn share(&mut self, memory: &Rc<SharedMemory>) -> io::Result<()> {
+    pub async fn share(&mut self, memory: &Rc<SharedMemory>, side: Side) -> io::Result<()> {
         if let Kind::Unix(stream) = &self.kind {
-            self.sharing = Some(Rc::new(Sharing::begin(stream, memory).await?));
+            self.sharing = Some(Rc::new(Sharing::begin(stream, memory, side).await?));
         }
         Ok(())
     }

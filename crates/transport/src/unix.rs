@@ -1,6 +1,6 @@
 //! Unix sockets as files, and those by which the processes of a machine reach each other.
 
-use crate::{SharedMemory, Stream};
+use crate::{SharedMemory, Side, Stream};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -9,10 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt}
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 
 /// The permissions of a local socket: for processes of the same user, and root's.
 const LOCAL_MODE: u32 = 0o600;
+
+/// How long a process of this machine may take to accept a connection and greet.
+const CONNECT_MAX: Duration = Duration::from_millis(250);
 
 /// The file of a Unix socket. Dropping it removes it, if it is still the same one: drop it before the listener, for until that is
 /// closed no other file can have its identity.
@@ -113,13 +117,17 @@ impl LocalSockets {
     /// Connects to the process of this machine that has this address, and shares memory with it.
     ///
     /// # Errors
-    /// None does, or it has no socket here, or not for this user.
+    /// None does, or it has no socket here, or not for this user. [`io::ErrorKind::TimedOut`]: it hangs, perhaps because it has moved to
+    /// another machine, and is there for those who come through the network.
     pub async fn connect(&self, address: &str, memory: &Rc<SharedMemory>) -> io::Result<Stream> {
         let path = self.path(address);
         let (dir, name) = open_parent(&path)?;
-        let mut stream = Stream::from(UnixStream::connect(short_path(&dir, name)).await?);
-        stream.share(memory).await?;
-        Ok(stream)
+        let connect = async {
+            let mut stream = Stream::from(UnixStream::connect(short_path(&dir, name)).await?);
+            stream.share(memory, Side::Connected).await?;
+            Ok(stream)
+        };
+        tokio::time::timeout(CONNECT_MAX, connect).await?
     }
 
     fn path(&self, address: &str) -> PathBuf {
@@ -161,14 +169,14 @@ mod tests {
         // A longer path than an address of a socket holds, in a directory that is not there yet.
         let sockets = LocalSockets::new(dir.path().join("long".repeat(40)).join("sockets"));
         let address = "node-1.quoin:7410";
-        let memory = SharedMemory::new(Arc::default(), false);
+        let memory = SharedMemory::new(Arc::default(), false, crate::Loans::default());
         assert!(sockets.connect(address, &memory).await.is_err());
         let (_file, listener) = sockets.listen(address).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&sockets.dir), mode(&sockets.path(address))), (0o700, 0o600));
         let accept = async {
             let mut accepted = Stream::from(listener.accept().await.unwrap().0);
-            accepted.share(&memory).await.unwrap();
+            accepted.share(&memory, Side::Accepted).await.unwrap();
             accepted
         };
         let (connected, accepted) = tokio::join!(sockets.connect(address, &memory), accept);
@@ -177,5 +185,8 @@ mod tests {
         accepted.readable().await.unwrap();
         assert_eq!(accepted.try_read(&mut buffer).unwrap(), 4);
         assert!(sockets.connect("node-2.quoin:7410", &memory).await.is_err());
+        // One that hangs: the kernel accepts for it.
+        let hung = sockets.connect(address, &memory).await.unwrap_err();
+        assert_eq!(hung.kind(), io::ErrorKind::TimedOut);
     }
 }

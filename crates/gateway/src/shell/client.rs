@@ -19,7 +19,7 @@ use quoin_nbd::{
 };
 use quoin_replication::writer::Failure;
 use quoin_tls::TlsError;
-use quoin_transport::{Outbox, Queue};
+use quoin_transport::{LARGE_BYTES_MIN, Outbox, Queue};
 use quoin_types::{BLOCK_BYTES, VolumeId};
 use std::cell::Cell;
 use std::io;
@@ -34,8 +34,6 @@ const READ_BYTES: usize = 128 * 1024;
 const HANDSHAKE_READ_BYTES: usize = 4 * 1024;
 /// Payloads up to this size are copied out of the read buffer, which can then be used again.
 const COPY_BYTES_MAX: usize = 16 * 1024;
-/// From this size on, a payload arrives where storage nodes of this machine can read it.
-const LANDING_BYTES_MIN: usize = 64 * 1024;
 /// How long the last answers may take to be fetched.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// What follows the name of a volume in that of its read-only export. No volume's name may hold it.
@@ -363,6 +361,10 @@ impl Session<'_> {
                 continue;
             }
             let missing = self.transmission.missing(input);
+            if missing == 0 || self.arriving.as_ref().is_some_and(Chunk::is_full) {
+                // There was no room for it a moment ago, and now there is.
+                continue;
+            }
             self.make_room_for(input.len() + missing).await;
             self.begin_landing(input);
             tokio::select! {
@@ -378,7 +380,7 @@ impl Session<'_> {
     /// From here on, the payload of a large write arrives where storage nodes of this machine can read it.
     fn begin_landing(&mut self, input: &mut BytesMut) {
         let Some(bytes) = self.transmission.awaited_write() else { return };
-        let may_land = (LANDING_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) && !self.socket.is_encrypted();
+        let may_land = (LARGE_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) && !self.socket.is_encrypted();
         if self.arriving.is_some() || !may_land {
             return;
         }

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use quoin_replication::writer::{Statistics, VoterHealth};
 use quoin_service::admin::Ready;
 use quoin_service::busy_poll::BusyPoll;
+use quoin_transport::Loans;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,9 +74,10 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(busy_poll: &BusyPoll) -> Self {
+    pub(super) fn new(busy_poll: &BusyPoll, loans: &Loans) -> Self {
         let mut registry = Registry::with_prefix("quoin_gateway");
         busy_poll.register(&mut registry);
+        loans.register(&mut registry);
         // 16 µs to 4 s.
         let latencies = || Histogram::new(exponential_buckets(16e-6, 2.0, 19));
         let (read_seconds, write_seconds) = (latencies(), latencies());

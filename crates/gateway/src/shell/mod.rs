@@ -24,7 +24,7 @@ use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
-use quoin_transport::{Outbox, SharedMemory};
+use quoin_transport::{Loans, Outbox, SharedMemory};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{ClusterId, InstanceId, Moment, NodeId, VolumeId};
 use std::cell::{Cell, RefCell};
@@ -124,7 +124,8 @@ async fn run_local(
     let listeners = listener::bind(&config.listen, inherited, config.socket_mode)?;
     let managers = Managers::new(&config.managers)?;
     let busy_poll = BusyPoll::new(config.busy_poll);
-    let metrics = metrics::Metrics::new(&busy_poll);
+    let loans = Loans::default();
+    let metrics = metrics::Metrics::new(&busy_poll, &loans);
     let stopping = CancellationToken::new();
     let shell = Rc::new(Shell {
         core: RefCell::new(Core::new(instance, config.retained_bytes_max, Timing::default())),
@@ -136,7 +137,7 @@ async fn run_local(
             config.limits.client_memory_bytes_max,
             config.limits.clients_memory_bytes_max,
         ),
-        shared: SharedMemory::new(Arc::default(), config.local_sockets.is_some()),
+        shared: SharedMemory::new(Arc::default(), config.local_sockets.is_some(), loans),
         tickets: RefCell::default(),
         next: Cell::new(0),
         cluster: Cell::new(None),

@@ -110,7 +110,10 @@ mod tests {
         fs::write(&path, KEY).unwrap();
         let tls = Tls { required: true, credentials: TlsCredentials::Keys(path.clone()) };
         let credentials = Credentials::load(&tls).unwrap();
-        let metrics = Metrics::new(&quoin_service::busy_poll::BusyPoll::new(std::time::Duration::ZERO));
+        let metrics = Metrics::new(
+            &quoin_service::busy_poll::BusyPoll::new(std::time::Duration::ZERO),
+            &quoin_transport::Loans::default(),
+        );
         credentials.session(&metrics).unwrap();
         assert_eq!(metrics.tls_reloads(), (0, 0));
         fs::write(&path, "alice:").unwrap();

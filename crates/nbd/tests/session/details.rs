@@ -126,6 +126,35 @@ fn the_greatest_payload_is_taken_and_one_byte_more_refused() {
 }
 
 #[test]
+fn a_payload_may_arrive_outside_of_the_input() {
+    let mut session = transmission("disk", false);
+    let mut input = request(1, 512, 2048);
+    assert_eq!(session.awaited_write(), None);
+    assert_eq!(session.next_request(&mut input), Ok(None));
+    assert_eq!(session.awaited_write(), Some(2048));
+    // A part has come with the header, the rest is received elsewhere, and behind it comes the next request.
+    input.extend_from_slice(&[1; 100]);
+    assert_eq!(session.next_request(&mut input), Ok(None));
+    let mut payload = input.split();
+    payload.resize(2048, 2);
+    let payload = payload.freeze();
+    let Received::Request(Request { operation, .. }) = session.payload_arrived(payload.clone()) else {
+        panic!("it is a valid write")
+    };
+    assert_eq!(operation, Operation::Write { offset: 512, data: payload, fua: false });
+    assert_eq!(session.awaited_write(), None);
+    assert_eq!(session.next_request(&mut request(2, 0, 0)), Ok(Some(Received::Disconnect)));
+}
+
+#[test]
+#[should_panic(expected = "not waited for")]
+fn a_payload_of_another_length_is_the_shells_mistake() {
+    let mut session = transmission("disk", false);
+    assert_eq!(session.next_request(&mut request(1, 0, 2048)), Ok(None));
+    session.payload_arrived(bytes::Bytes::from_static(&[0; 2047]));
+}
+
+#[test]
 fn errors_and_disconnects_stay() {
     let mut session = transmission("disk", false);
     let mut input = BytesMut::from(&[0xee; 28][..]);

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// What `--reset` removes, the state file last: while it is there, the directory is known to be a dev cluster's.
-const RESET: [&str; 4] = ["data", "config", "log", "cluster.json"];
+const RESET: [&str; 5] = ["data", "config", "log", "run/local", "cluster.json"];
 
 /// Where the files of a dev cluster are. Paths are absolute, so that a process can be recognised by its command line.
 #[derive(Clone, Debug)]

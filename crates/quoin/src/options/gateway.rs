@@ -63,7 +63,7 @@ options! { GatewayOptions, GatewaySettings {
     /// TCP's congestion control between machines, for example cubic; else the kernel's default
     tcp_congestion_control: CongestionControl = "QUOIN_TCP_CONGESTION_CONTROL", "NAME";
     /// How long to look for more work before sleeping, while requests come one after the other; 0s for not at all
-    busy_poll: Period = "QUOIN_BUSY_POLL", "DURATION", default "100us";
+    busy_poll: Period = "QUOIN_BUSY_POLL", "DURATION", default "400us";
     /// How often to report to the managers; the same for all roles
     heartbeat_interval: Period = "QUOIN_HEARTBEAT_INTERVAL", "DURATION", default "1s";
     /// What is logged, for example info,quoin_gateway=debug; else RUST_LOG, else info

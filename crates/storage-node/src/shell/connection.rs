@@ -2,7 +2,7 @@
 
 use super::{Link, Shell};
 use quoin_service::busy_poll::Load;
-use quoin_transport::{Inbox, Outbox, ReadError, SocketFile, Stream};
+use quoin_transport::{Inbox, Outbox, ReadError, Side, SocketFile, Stream};
 use quoin_types::SessionId;
 use quoin_wire::{Hello, Message};
 use std::io;
@@ -74,7 +74,7 @@ pub(super) async fn accept(shell: Rc<Shell>, doors: Doors) {
 async fn serve(shell: &Shell, mut stream: Stream) -> Result<(), ReadError> {
     stream.prepare(shell.tcp_congestion_control.as_deref())?;
     let greet = async {
-        stream.share(&shell.shared).await?;
+        stream.share(&shell.shared, Side::Accepted).await?;
         let mut inbox = Inbox::new(&stream);
         let hello = inbox.receive(&stream).await?;
         Ok::<_, ReadError>((hello, inbox))

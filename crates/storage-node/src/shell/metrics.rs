@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use quoin_service::admin::Ready;
 use quoin_service::busy_poll::BusyPoll;
+use quoin_transport::Loans;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -64,9 +65,10 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(busy_poll: &BusyPoll) -> Self {
+    pub(super) fn new(busy_poll: &BusyPoll, loans: &Loans) -> Self {
         let mut registry = Registry::with_prefix("quoin_storage_node");
         busy_poll.register(&mut registry);
+        loans.register(&mut registry);
         let counters = COUNTERS
             .iter()
             .map(|(name, help, _)| {

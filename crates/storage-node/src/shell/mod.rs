@@ -19,14 +19,14 @@ use quoin_disk::clock;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_store::SyncJob;
-use quoin_transport::{LocalSockets, Outbox, SharedMemory};
+use quoin_transport::{Loans, LocalSockets, Outbox, SharedMemory, SocketFile};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -111,10 +111,10 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
         .await
         .map_err(RunError::io(format!("cannot serve the data plane on {}", config.listen)))?;
     let address = data_address(&config, &listener)?;
-    let local = config.local_sockets.as_ref().map(|local| local.listen(&address)).transpose();
-    let local = local.map_err(RunError::io("cannot serve this machine in `local_sockets`"))?;
+    let local = listen_locally(&config, &address);
     let busy_poll = BusyPoll::new(config.busy_poll);
-    let metrics = metrics::Metrics::new(&busy_poll);
+    let loans = Loans::default();
+    let metrics = metrics::Metrics::new(&busy_poll, &loans);
     let stopping = CancellationToken::new();
     let admin = tokio::task::spawn_local(quoin_service::admin::serve(
         config.admin_listen,
@@ -130,7 +130,7 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     metrics.set_ready();
     let (threads, mut done) = IoThreads::start().map_err(RunError::io("cannot start the I/O threads"))?;
     let (reports, reports_in) = agent::reports();
-    let shared = SharedMemory::new(started.node.engine().landing().clone(), local.is_some());
+    let shared = SharedMemory::new(started.node.engine().landing().clone(), local.is_some(), loans);
     let shell = Rc::new(Shell {
         node: RefCell::new(Some(started.node)),
         sessions: RefCell::default(),
@@ -179,6 +179,17 @@ fn data_address(config: &Config, listener: &TcpListener) -> Result<String, RunEr
     Ok(config.advertise.clone().unwrap_or_else(|| listen.to_string()))
 }
 
+/// Opens the door for this machine. Without it the network's is open to all.
+fn listen_locally(config: &Config, address: &str) -> Option<(SocketFile, UnixListener)> {
+    match config.local_sockets.as_ref()?.listen(address) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, "`local_sockets` cannot be used: processes of this machine come through the network");
+            None
+        }
+    }
+}
+
 fn admin_failed(failed: Result<io::Result<()>, tokio::task::JoinError>) -> RunError {
     let source = match failed {
         Ok(Err(error)) => error,
@@ -205,6 +216,7 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
             () = shell.stopping.cancelled() => return,
         }
         shell.carry(Node::tick);
+        shell.shared.bury();
         if let Some(node) = shell.node.borrow().as_ref() {
             metrics.update(node);
         }
