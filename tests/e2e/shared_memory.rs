@@ -4,7 +4,7 @@ use crate::PATIENCE;
 use quoin_e2e::nbd::Command;
 use quoin_e2e::pattern::{self, BLOCK};
 use quoin_e2e::processes::Signal;
-use quoin_e2e::{Dev, Nbd, http, until};
+use quoin_e2e::{Dev, Nbd, http, quoin, run, until};
 
 const MIB: u64 = 1 << 20;
 const BLOCKS: u64 = MIB / BLOCK as u64;
@@ -41,13 +41,18 @@ fn gateway_metric(dev: &Dev, name: &str) -> f64 {
     http::metric(dev.admin("gateway-1"), &format!("quoin_gateway_{name}")).unwrap()
 }
 
+/// Opens the volume when the gateway is there.
+fn open(dev: &Dev) -> Nbd {
+    until("the gateway to be there", PATIENCE, || dev.try_nbd("vol1").map_err(|error| error.to_string()))
+}
+
 /// Every block of every copy matches the checksum that the gateway gave it.
 fn check_disks(dev: &Dev) {
     for n in 1..=3 {
         let node = format!("storage-node-{n}");
         dev.control("stop", &node).ok();
         let dir = dev.dir().join("data").join(&node).display().to_string();
-        dev.quoin(&["disk", "check", &dir]).ok();
+        run(&mut quoin(&["disk", "check", &dir]), PATIENCE).ok();
         dev.control("start", &node).ok();
         dev.until_healthy(PATIENCE);
     }
@@ -68,7 +73,9 @@ fn large_data_is_lent_and_a_node_that_hangs_stores_what_it_was_lent() {
         nbd.send(Command::Write { fua: false }, number * MIB, &megabyte(number, 2)).unwrap();
     }
     dev.signal("storage-node-2", Signal::STOP);
-    (0..8).for_each(|_| nbd.receive().unwrap().1.unwrap());
+    for _ in 0..8 {
+        nbd.receive().unwrap().1.unwrap();
+    }
     write_all(&mut nbd, 3, 300);
     nbd.flush().unwrap();
     // One pair of memory and node, and what is under way to the others.
@@ -83,20 +90,16 @@ fn large_data_is_lent_and_a_node_that_hangs_stores_what_it_was_lent() {
 fn a_gateway_that_ends_takes_nothing_with_it_that_was_acknowledged() {
     let dev = Dev::start(&["--size", "128MiB"]);
     for (version, signal) in [(1, Signal::KILL), (2, Signal::TERM), (3, Signal::KILL), (4, Signal::TERM)] {
-        let mut nbd = until("the gateway to be there", PATIENCE, || {
-            dev.try_nbd("vol1").map_err(|error| error.to_string())
-        });
-        // Beside extents: what is not whole is lent for longer.
+        let mut nbd = open(&dev);
         write_all(&mut nbd, version, 64);
         // Whether these are carried out is open; what was lent for them goes with the process that lent it.
         for number in 64..72 {
             nbd.send(Command::Write { fua: false }, number * MIB, &megabyte(number, version)).unwrap();
         }
         end_gateway(&dev, signal);
-        dev.until_healthy(PATIENCE);
-        let mut nbd = dev.nbd();
-        verify(&mut nbd, version, 64);
+        verify(&mut open(&dev), version, 64);
     }
+    let _nbd = open(&dev);
     check_disks(&dev);
 }
 
