@@ -6,6 +6,7 @@
 
 mod inbox;
 mod outbox;
+mod routes;
 mod sharing;
 mod socket;
 mod stream;
@@ -15,7 +16,9 @@ mod unix;
 
 pub use inbox::{Inbox, ReadError};
 pub use outbox::{Outbox, Queue};
-pub use sharing::{Loans, SharedMemory, Side};
+pub use routes::Routes;
+use sharing::Side;
+pub use sharing::{Loans, SharedMemory};
 pub use socket::Socket;
 pub use stream::Stream;
 pub use unix::{LocalSockets, SocketFile};

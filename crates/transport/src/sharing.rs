@@ -17,7 +17,6 @@ use quoin_disk::shared::PeerMemory;
 use quoin_types::collections::HashMap;
 use quoin_wire::FrameError;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -42,7 +41,7 @@ const LENT_BYTES_MAX: usize = 64 << 20;
 
 /// Who has opened a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
+pub(crate) enum Side {
     /// This process.
     Connected,
     /// The peer.
@@ -163,7 +162,7 @@ impl Drop for SharedMemory {
 
 /// Whether nobody has the other end of a pipe any more.
 fn has_ended(pipe: &OwnedFd) -> bool {
-    !matches!(rustix::io::read(pipe, &mut [0_u8; 1]), Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
+    matches!(rustix::io::read(pipe, &mut [0_u8; 1]), Ok(0))
 }
 
 impl Sharing {

@@ -65,7 +65,7 @@ impl Stream {
     ///
     /// # Errors
     /// The peer does not, or the socket failed.
-    pub async fn share(&mut self, memory: &Rc<SharedMemory>, side: Side) -> io::Result<()> {
+    pub(crate) async fn share(&mut self, memory: &Rc<SharedMemory>, side: Side) -> io::Result<()> {
         if let Kind::Unix(stream) = &self.kind {
             self.sharing = Some(Rc::new(Sharing::begin(stream, memory, side).await?));
         }

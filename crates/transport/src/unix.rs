@@ -119,7 +119,7 @@ impl LocalSockets {
     /// # Errors
     /// None does, or it has no socket here, or not for this user. [`io::ErrorKind::TimedOut`]: it hangs, perhaps because it has moved to
     /// another machine, and is there for those who come through the network.
-    pub async fn connect(&self, address: &str, memory: &Rc<SharedMemory>) -> io::Result<Stream> {
+    pub(crate) async fn connect(&self, address: &str, memory: &Rc<SharedMemory>) -> io::Result<Stream> {
         let path = self.path(address);
         let (dir, name) = open_parent(&path)?;
         let connect = async {

@@ -384,7 +384,7 @@ impl Session<'_> {
         if self.arriving.is_some() || !may_land {
             return;
         }
-        if let Some(mut chunk) = self.shell.shared.landing().take_shared(bytes) {
+        if let Some(mut chunk) = self.shell.routes.memory.landing().take_shared(bytes) {
             let here = input.split().freeze();
             chunk.unfilled()[..here.len()].copy_from_slice(&here);
             chunk.advance(here.len());

@@ -75,7 +75,7 @@ async fn heartbeats(shell: &Rc<Shell>) {
             continue;
         }
         (told, told_at) = (news, Some(now));
-        shell.shared.bury();
+        shell.routes.memory.bury();
         shell.metrics.update(&reports, shell.clients.borrow().len(), shell.memory.held());
         let request = heartbeat(shell, &reports);
         let beat = async |mut client: AgentClient<_>| {

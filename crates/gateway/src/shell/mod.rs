@@ -24,7 +24,7 @@ use quoin_replication::Timing;
 use quoin_replication::writer::Failure;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
-use quoin_transport::{Loans, Outbox, SharedMemory};
+use quoin_transport::{Loans, Outbox, Routes, SharedMemory};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{ClusterId, InstanceId, Moment, NodeId, VolumeId};
 use std::cell::{Cell, RefCell};
@@ -82,8 +82,8 @@ struct Shell {
     nodes: RefCell<HashMap<NodeId, node::NodeLink>>,
     clients: RefCell<HashMap<ClientId, ClientLink>>,
     memory: Rc<memory::Memory>,
-    /// Where large writes arrive, if storage nodes of this machine can read them there.
-    shared: Rc<SharedMemory>,
+    /// To storage nodes. Where those of this machine can read it, large writes arrive in its memory.
+    routes: Routes,
     tls: Option<tls::Credentials>,
     tickets: RefCell<Tickets>,
     next: Cell<u64>,
@@ -137,7 +137,11 @@ async fn run_local(
             config.limits.client_memory_bytes_max,
             config.limits.clients_memory_bytes_max,
         ),
-        shared: SharedMemory::new(Arc::default(), config.local_sockets.is_some(), loans),
+        routes: Routes {
+            memory: SharedMemory::new(Arc::default(), config.local_sockets.is_some(), loans),
+            local_sockets: config.local_sockets.clone(),
+            tcp_congestion_control: config.tcp_congestion_control.clone(),
+        },
         tickets: RefCell::default(),
         next: Cell::new(0),
         cluster: Cell::new(None),

@@ -7,7 +7,6 @@ use quoin_wire::{Hello, Message, Speaker};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// How long connecting and saying hello may take.
@@ -59,7 +58,8 @@ pub(super) fn connect(shell: &Rc<Shell>, id: NodeId, address: String) {
 async fn keep(shell: &Rc<Shell>, id: NodeId, address: &str, stop: &CancellationToken) {
     let mut wait = RETRY_MIN;
     while !stop.is_cancelled() {
-        match tokio::time::timeout(CONNECT_MAX, open(shell, id, address)).await {
+        let greet = async |stream| greet(shell, id, stream).await;
+        match tokio::time::timeout(CONNECT_MAX, shell.routes.connect(address, greet)).await {
             Ok(Ok((stream, inbox))) => {
                 wait = RETRY_MIN;
                 let error = session(shell, id, stream, inbox, stop).await;
@@ -75,21 +75,6 @@ async fn keep(shell: &Rc<Shell>, id: NodeId, address: &str, stop: &CancellationT
             () = stop.cancelled() => {}
         }
     }
-}
-
-/// Connects within the machine if the node is on it, else through the network.
-async fn open(shell: &Rc<Shell>, id: NodeId, address: &str) -> Result<(Rc<Stream>, Inbox), ReadError> {
-    if let Some(local) = &shell.config.local_sockets
-        && let Ok(stream) = local.connect(address, &shell.shared).await
-    {
-        match greet(shell, id, stream).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => tracing::debug!(node = %id, address, %error, "no session through the local socket"),
-        }
-    }
-    let stream = Stream::from(TcpStream::connect(address).await?);
-    stream.prepare(shell.config.tcp_congestion_control.as_deref())?;
-    greet(shell, id, stream).await
 }
 
 /// Begins a session.

@@ -2,7 +2,7 @@
 
 use super::{Link, Shell};
 use quoin_service::busy_poll::Load;
-use quoin_transport::{Inbox, Outbox, ReadError, Side, SocketFile, Stream};
+use quoin_transport::{Inbox, Outbox, ReadError, SocketFile, Stream};
 use quoin_types::SessionId;
 use quoin_wire::{Hello, Message};
 use std::io;
@@ -72,9 +72,8 @@ pub(super) async fn accept(shell: Rc<Shell>, doors: Doors) {
 }
 
 async fn serve(shell: &Shell, mut stream: Stream) -> Result<(), ReadError> {
-    stream.prepare(shell.tcp_congestion_control.as_deref())?;
     let greet = async {
-        stream.share(&shell.shared, Side::Accepted).await?;
+        shell.routes.welcome(&mut stream).await?;
         let mut inbox = Inbox::new(&stream);
         let hello = inbox.receive(&stream).await?;
         Ok::<_, ReadError>((hello, inbox))
@@ -86,7 +85,7 @@ async fn serve(shell: &Shell, mut stream: Stream) -> Result<(), ReadError> {
     let Message::Hello(hello) = hello else { return Err(wrong("the first frame is no hello")) };
     check(shell, &hello)?;
     // Memory by the megabyte is for those who have said who they are.
-    inbox.land_in(shell.shared.landing().clone());
+    inbox.land_in(shell.routes.memory.landing().clone());
     let link = Link { outbox: Outbox::new(stream.clone()), closed: CancellationToken::new() };
     let (outbox, closed) = (link.outbox.clone(), link.closed.clone());
     let mut id = SessionId(0);

@@ -19,7 +19,7 @@ use quoin_disk::clock;
 use quoin_service::alarm::Alarm;
 use quoin_service::busy_poll::BusyPoll;
 use quoin_store::SyncJob;
-use quoin_transport::{Loans, LocalSockets, Outbox, SharedMemory, SocketFile};
+use quoin_transport::{Loans, Outbox, Routes, SharedMemory, SocketFile};
 use quoin_types::collections::{HashMap, HashSet};
 use quoin_types::{Moment, SessionId};
 use std::cell::{Cell, RefCell};
@@ -85,12 +85,10 @@ struct Shell {
     peers: RefCell<HashMap<PullId, Link>>,
     threads: IoThreads,
     brief_syncs: BriefSyncs,
-    /// Where large data arrives, from all connections, and the store reads it to.
-    shared: Rc<SharedMemory>,
+    /// To peers. In its memory large data arrives, from all connections, and the store reads it to there.
+    routes: Routes,
     reports: Reports,
     busy_poll: BusyPoll,
-    local_sockets: Option<LocalSockets>,
-    tcp_congestion_control: Option<String>,
     fatal: Cell<Option<Fatal>>,
     /// Rung when ticks are needed soon.
     busy: Notify,
@@ -130,18 +128,20 @@ async fn run_local(config: Config, shutdown: CancellationToken) -> Result<(), Ru
     metrics.set_ready();
     let (threads, mut done) = IoThreads::start().map_err(RunError::io("cannot start the I/O threads"))?;
     let (reports, reports_in) = agent::reports();
-    let shared = SharedMemory::new(started.node.engine().landing().clone(), local.is_some(), loans);
+    let routes = Routes {
+        memory: SharedMemory::new(started.node.engine().landing().clone(), local.is_some(), loans),
+        local_sockets: config.local_sockets.clone(),
+        tcp_congestion_control: config.tcp_congestion_control.clone(),
+    };
     let shell = Rc::new(Shell {
         node: RefCell::new(Some(started.node)),
         sessions: RefCell::default(),
         peers: RefCell::default(),
         threads,
         brief_syncs: BriefSyncs::new(),
-        shared,
+        routes,
         reports,
         busy_poll,
-        local_sockets: config.local_sockets.clone(),
-        tcp_congestion_control: config.tcp_congestion_control.clone(),
         fatal: Cell::new(None),
         busy: Notify::new(),
         shutdown,
@@ -216,7 +216,7 @@ async fn tick(shell: Rc<Shell>, metrics: metrics::Metrics) {
             () = shell.stopping.cancelled() => return,
         }
         shell.carry(Node::tick);
-        shell.shared.bury();
+        shell.routes.memory.bury();
         if let Some(node) = shell.node.borrow().as_ref() {
             metrics.update(node);
         }

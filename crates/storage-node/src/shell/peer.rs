@@ -7,7 +7,6 @@ use quoin_wire::{Hello, Message, Source, Speaker};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +40,8 @@ async fn pull(
     closed: &CancellationToken,
 ) -> Result<(), ReadError> {
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let (stream, mut inbox) =
-        tokio::time::timeout(CONNECT_MAX, connect(shell, source)).await.map_err(timed_out)??;
+    let connect = shell.routes.connect(&source.address, async |stream| greet(shell, source, stream).await);
+    let (stream, mut inbox) = tokio::time::timeout(CONNECT_MAX, connect).await.map_err(timed_out)??;
     let outbox = Outbox::new(stream.clone());
     let link = Link { outbox: outbox.clone(), closed: closed.clone() };
     shell.peers.borrow_mut().insert(id, link);
@@ -77,23 +76,6 @@ async fn pull(
     }
 }
 
-/// Connects within the machine if the peer is on it, else through the network.
-async fn connect(shell: &Shell, source: &Source) -> Result<(Rc<Stream>, Inbox), ReadError> {
-    if let Some(local) = &shell.local_sockets
-        && let Ok(stream) = local.connect(&source.address, &shell.shared).await
-    {
-        match greet(shell, source, stream).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => {
-                tracing::debug!(peer = %source.address, %error, "no session through the local socket");
-            }
-        }
-    }
-    let stream = Stream::from(TcpStream::connect(&source.address).await?);
-    stream.prepare(shell.tcp_congestion_control.as_deref())?;
-    greet(shell, source, stream).await
-}
-
 /// Begins a session.
 async fn greet(shell: &Shell, source: &Source, stream: Stream) -> Result<(Rc<Stream>, Inbox), ReadError> {
     let own = shell.node.borrow().as_ref().map(|node| *node.identity());
@@ -107,7 +89,7 @@ async fn greet(shell: &Shell, source: &Source, stream: Stream) -> Result<(Rc<Str
     }));
     outbox.drain().await?;
     let mut inbox = Inbox::new(&stream);
-    inbox.land_in(shell.shared.landing().clone());
+    inbox.land_in(shell.routes.memory.landing().clone());
     match inbox.receive(&stream).await? {
         Message::HelloReply(reply) if reply.node == source.node => Ok((stream, inbox)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer is not who it should be").into()),
