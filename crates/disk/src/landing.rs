@@ -8,7 +8,7 @@
 //! Blocks may come from memory that other processes of the machine can map ([`Landing::share`]).
 
 use crate::shared::{Arena, ArenaBlock};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use memmap2::{Advice, MmapMut, MmapRaw};
 use rustix::fd::BorrowedFd;
 use std::alloc::{Layout, handle_alloc_error};
@@ -77,14 +77,14 @@ struct Piece {
 
 impl Landing {
     /// From now on takes blocks from so many bytes (a multiple of [`CHUNK_BYTES_MAX`]) that other processes can map, as long as there
-    /// are some. Gives that memory. To be called once.
+    /// are some. To be called once.
     ///
     /// # Errors
     /// The system does not know such memory, or lets this process have none.
-    pub fn share(&self, bytes: usize) -> io::Result<BorrowedFd<'_>> {
+    pub fn share(&self, bytes: usize) -> io::Result<()> {
         let arena = Arc::new(Arena::new(bytes)?);
         assert!(self.pool.arena.set(arena).is_ok(), "memory is shared once");
-        Ok(self.shared().expect("it has just been set"))
+        Ok(())
     }
 
     /// The memory that other processes can map; `None` if it is not shared.
@@ -208,6 +208,13 @@ impl Chunk {
         self.filled += bytes;
     }
 
+    /// Fills it with what the input has, as far as there is room, and takes that off its front.
+    pub fn fill_from(&mut self, input: &mut impl Buf) {
+        let bytes = input.remaining().min(self.piece.length - self.filled);
+        input.copy_to_slice(&mut self.unfilled()[..bytes]);
+        self.advance(bytes);
+    }
+
     /// Whether nothing is left to be filled.
     pub fn is_full(&self) -> bool {
         self.filled == self.piece.length
@@ -283,6 +290,18 @@ mod tests {
             assert!(chunk.as_ptr().addr().is_multiple_of(PAGE_BYTES));
             assert!(chunk.iter().all(|byte| *byte == with));
         }
+    }
+
+    #[test]
+    fn an_input_fills_what_there_is_room_for_and_keeps_the_rest() {
+        let mut chunk = Landing::default().take(10);
+        let mut input = &b"four"[..];
+        chunk.fill_from(&mut input);
+        assert!(input.is_empty() && !chunk.is_full());
+        input = b"and six, and more";
+        chunk.fill_from(&mut input);
+        assert_eq!((input, chunk.is_full()), (&b"x, and more"[..], true));
+        assert_eq!(chunk.freeze(), b"fourand si"[..]);
     }
 
     #[test]

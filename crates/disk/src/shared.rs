@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn what_one_writes_the_other_reads_where_it_is_said_to_be() {
         let landing = Landing::default();
-        let memory = landing.share(BYTES).unwrap();
+        landing.share(BYTES).unwrap();
+        let memory = landing.shared().unwrap();
         let peer = PeerMemory::map(&memory.try_clone_to_owned().unwrap()).unwrap();
         let mut chunk = landing.take(5000);
         chunk.unfilled().fill(7);

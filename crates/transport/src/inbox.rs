@@ -2,7 +2,7 @@
 
 use crate::sharing::Sharing;
 use crate::{LARGE_BYTES_MIN, Stream};
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use quoin_disk::landing::{CHUNK_BYTES_MAX, Chunk, Landing};
 use quoin_wire::{DATA_BYTES_MAX, Decoder, Frame, FrameError, Head, Message};
 use std::io;
@@ -135,9 +135,7 @@ impl Arriving {
     /// Takes what the buffer has of the data.
     fn begin(head: Head, landing: &Landing, buffer: &mut BytesMut) -> Self {
         let mut data = landing.take(head.data_bytes());
-        let there = buffer.len().min(head.data_bytes());
-        buffer.copy_to_slice(&mut data.unfilled()[..there]);
-        data.advance(there);
+        data.fill_from(buffer);
         Self { head, data }
     }
 }

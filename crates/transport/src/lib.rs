@@ -21,7 +21,7 @@ use sharing::Side;
 pub use sharing::{Loans, SharedMemory};
 pub use socket::Socket;
 pub use stream::Stream;
-pub use unix::{LocalSockets, SocketFile};
+pub use unix::{LocalSockets, SocketFile, short_socket_path};
 
 /// From this size on, data is large: it arrives in memory of its own, from where it is lent or taken by a device. Less is copied
 /// sooner than that.

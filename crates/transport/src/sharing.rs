@@ -82,8 +82,7 @@ impl Loans {
 /// What a receiver had not given back when its connection ended.
 #[derive(Debug)]
 struct Unreturned {
-    _lent: Vec<Bytes>,
-    lent_bytes: usize,
+    lent: Vec<Bytes>,
     lifeline: OwnedFd,
 }
 
@@ -135,7 +134,7 @@ impl SharedMemory {
         self.unreturned.borrow_mut().retain(|unreturned| {
             let is_kept = !has_ended(&unreturned.lifeline);
             if !is_kept {
-                self.is_back(unreturned.lent_bytes);
+                self.is_back(unreturned.lent.iter().map(Bytes::len).sum());
             }
             is_kept
         });
@@ -260,15 +259,13 @@ impl Sharing {
 
 impl Drop for Sharing {
     fn drop(&mut self) {
-        self.memory.bury();
         let lent: Vec<Bytes> = self.lent.take().into_values().flatten().collect();
         let lifeline = self.lifeline.take().expect("taken only here");
-        let lent_bytes = self.lent_bytes.get();
-        if lent.is_empty() || has_ended(&lifeline) {
-            self.memory.is_back(lent_bytes);
-        } else {
-            self.memory.unreturned.borrow_mut().push(Unreturned { _lent: lent, lent_bytes, lifeline });
+        if !lent.is_empty() {
+            self.memory.unreturned.borrow_mut().push(Unreturned { lent, lifeline });
         }
+        // Perhaps with this one, whose peer may be gone.
+        self.memory.bury();
     }
 }
 

@@ -34,8 +34,9 @@ impl SocketFile {
     /// [`io::ErrorKind::AddrInUse`]: somebody listens there. [`io::ErrorKind::AlreadyExists`]: something else is there.
     pub fn bind(path: &Path, mode: u32) -> io::Result<(Self, UnixListener)> {
         remove_stale(path)?;
+        let (_dir, short) = short_socket_path(path)?;
         let former = rustix::process::umask(Mode::from_raw_mode(!mode & 0o777));
-        let bound = by_short_path(path, |path| UnixListener::bind(path));
+        let bound = UnixListener::bind(short);
         rustix::process::umask(former);
         let listener = bound?;
         Ok((Self { path: path.to_owned(), identity: identity(path)? }, listener))
@@ -65,31 +66,28 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    match by_short_path(path, |path| net::UnixStream::connect(path)) {
+    let (_dir, short) = short_socket_path(path)?;
+    match net::UnixStream::connect(short) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves there")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) => Err(error),
     }
 }
 
-/// Uses a path that is short enough for any directory: `sun_path` has room for 107 bytes (unix(7)), so the way leads through
-/// the open directory.
-fn by_short_path<T>(path: &Path, call: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let (dir, name) = open_parent(path)?;
-    call(&short_path(&dir, name))
-}
-
-fn open_parent(path: &Path) -> io::Result<(File, &Path)> {
+/// A path to a socket that is short enough wherever it lies: `sun_path` has room for 107 bytes (unix(7)), so the way leads through an
+/// open directory, which must be kept open as long as the path is used.
+///
+/// # Errors
+/// The directory cannot be opened.
+pub fn short_socket_path(path: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no path of a file"));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
-    Ok((File::options().read(true).custom_flags(flags).open(parent)?, Path::new(name)))
-}
-
-fn short_path(dir: &File, name: &Path) -> PathBuf {
-    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)
+    let dir = File::options().read(true).custom_flags(flags).open(parent)?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    Ok((dir, short))
 }
 
 /// A directory in which storage nodes leave Unix sockets for the gateways and nodes of the same machine, each named by the
@@ -120,10 +118,9 @@ impl LocalSockets {
     /// None does, or it has no socket here, or not for this user. [`io::ErrorKind::TimedOut`]: it hangs, perhaps because it has moved to
     /// another machine, and is there for those who come through the network.
     pub(crate) async fn connect(&self, address: &str, memory: &Rc<SharedMemory>) -> io::Result<Stream> {
-        let path = self.path(address);
-        let (dir, name) = open_parent(&path)?;
+        let (_dir, short) = short_socket_path(&self.path(address))?;
         let connect = async {
-            let mut stream = Stream::from(UnixStream::connect(short_path(&dir, name)).await?);
+            let mut stream = Stream::from(UnixStream::connect(short).await?);
             stream.share(memory, Side::Connected).await?;
             Ok(stream)
         };

@@ -385,9 +385,7 @@ impl Session<'_> {
             return;
         }
         if let Some(mut chunk) = self.shell.routes.memory.landing().take_shared(bytes) {
-            let here = input.split().freeze();
-            chunk.unfilled()[..here.len()].copy_from_slice(&here);
-            chunk.advance(here.len());
+            chunk.fill_from(input);
             self.arriving = Some(chunk);
         }
     }

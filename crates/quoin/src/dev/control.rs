@@ -6,7 +6,6 @@ use crate::failure::{Failure, Kind};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -49,12 +48,9 @@ impl From<Failure> for Reply {
     }
 }
 
-/// The socket's path, short enough for any directory: `sun_path` has room for 107 bytes, so the way leads through an open
-/// directory, which must be kept open.
+/// The socket's path, with the directory that must be kept open for it.
 fn socket(layout: &Layout) -> io::Result<(File, PathBuf)> {
-    let dir = File::open(layout.run_dir())?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/dev.sock", dir.as_raw_fd()));
-    Ok((dir, path))
+    quoin_transport::short_socket_path(&layout.run_dir().join("dev.sock"))
 }
 
 /// Serves the socket until the process ends. Each request becomes an event.
